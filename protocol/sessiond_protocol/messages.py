@@ -10,11 +10,10 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from sessiond_protocol.limits import MAX_INTEGER
+
 PROTOCOL_VERSION = 1
 SUBPROTOCOL = "sessiond.v1"
-
-MAX_INTEGER = 2**53 - 1
-"""Largest integer on the wire: what every language's JSON-like number holds exactly."""
 
 MAX_ARGUMENTS = 4096
 MAX_ARGUMENT_BYTES = 128 * 1024
@@ -62,9 +61,9 @@ StreamName = Literal["stdout", "stderr"]
 
 
 class Message(BaseModel):
-    """Base of all messages: immutable, no unknown fields, no coercion between types."""
+    """Base of all messages: immutable, no unknown fields, no coercion between types, finite numbers."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 # --- shared parts ---------------------------------------------------------------------------------------------------
@@ -364,7 +363,7 @@ class Welcome(Message):
 
     type: Literal["welcome"] = "welcome"
     re: RequestId
-    version: int
+    version: Annotated[int, Field(ge=1, le=MAX_INTEGER)]
     server: str
     capabilities: list[str]
     profiles: list[str]
@@ -450,13 +449,13 @@ class Output(Message):
     command: Identifier
     offset: Offset
     stream: StreamName
-    data: bytes
+    data: Annotated[bytes, Field(max_length=MAX_DATA)]
 
 
 class Gap(Message):
     """Output in [from, to) is not kept any more; `output` goes on at `to`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, populate_by_name=True)
+    model_config = ConfigDict(populate_by_name=True)
 
     type: Literal["gap"] = "gap"
     session: Identifier

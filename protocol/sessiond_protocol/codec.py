@@ -1,0 +1,104 @@
+"""Messages to frames and back. One frame is one msgpack map; a message travels whole or not at all.
+
+A field that has its default value need not travel, except `type`, which always does.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgpack  # type: ignore[import-untyped]
+from pydantic import TypeAdapter, ValidationError
+
+from sessiond_protocol import limits
+from sessiond_protocol.errors import (
+    FrameTooLargeError,
+    InvalidMessageError,
+    LocalProtocolError,
+    MalformedFrameError,
+    RemoteProtocolError,
+)
+from sessiond_protocol.messages import ClientMessage, CommandStdin, Output, ServerMessage
+
+_CLIENT: TypeAdapter[ClientMessage] = TypeAdapter(ClientMessage)
+_SERVER: TypeAdapter[ServerMessage] = TypeAdapter(ServerMessage)
+
+_DETAIL_CHARACTERS = 300
+_SPLICED_BYTES = 0x10000
+"""From this size on `data` is put into the frame by one copy; the packer would make two."""
+_EMPTY_BINARY = b"\xc4\x00"
+
+
+def encode(message: ClientMessage | ServerMessage) -> bytes:
+    """The frame of a message. Raises LocalProtocolError where the peer would have to refuse it."""
+    fields = message.__pydantic_serializer__.to_python(message, exclude_defaults=True, by_alias=True)
+    if isinstance(message, Output | CommandStdin):
+        data = fields.pop("data")
+        if len(data) >= _SPLICED_BYTES:
+            head = msgpack.packb({"type": message.type, **fields, "data": b""}).removesuffix(_EMPTY_BINARY)
+            frame = b"".join((head, b"\xc6", len(data).to_bytes(4, "big"), data))
+        else:
+            frame = msgpack.packb({"type": message.type, **fields, "data": data})
+    else:
+        frame = msgpack.packb({"type": message.type, **fields})
+    if len(frame) > limits.ELEMENTS:  # an element takes at least a byte: a shorter frame is within the limits
+        try:
+            limits.check_frame(frame)
+            _check_control(frame, message.type)
+        except RemoteProtocolError as error:
+            raise LocalProtocolError(f"{message.type}: {error}") from error
+    return frame
+
+
+def decode_client(data: bytes) -> ClientMessage:
+    """The message in a frame that a client sent. Raises only subclasses of RemoteProtocolError."""
+    fields = _unpack(data)
+    try:
+        return _CLIENT.validate_python(fields, by_name=False)
+    except ValidationError as error:
+        raise _invalid(fields, error) from None
+
+
+def decode_server(data: bytes) -> ServerMessage:
+    """The message in a frame that a server sent. Raises only subclasses of RemoteProtocolError."""
+    fields = _unpack(data)
+    try:
+        return _SERVER.validate_python(fields, by_name=False)
+    except ValidationError as error:
+        raise _invalid(fields, error) from None
+
+
+def _unpack(data: bytes) -> dict[str, Any]:
+    limits.check_frame(data)
+    try:
+        fields: dict[str, Any] = msgpack.unpackb(data, object_pairs_hook=_unique)
+    except UnicodeDecodeError:
+        raise MalformedFrameError("a string is not UTF-8") from None
+    _check_control(data, fields.get("type"))
+    return fields
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
+        raise MalformedFrameError("a map has the same key twice")
+    return fields
+
+
+def _check_control(frame: bytes, type_: Any) -> None:
+    if len(frame) > limits.CONTROL_BYTES and type_ not in limits.BULK_TYPES:
+        raise FrameTooLargeError(f"{len(frame)} bytes; this message holds at most {limits.CONTROL_BYTES}")
+
+
+def _invalid(fields: dict[str, Any], error: ValidationError) -> InvalidMessageError:
+    """Say which field is wrong and why, without repeating values: those may be secrets."""
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    if first["type"].startswith("union_tag"):
+        kind = fields.get("type")
+        detail = f"unknown type {kind!r:.80}" if isinstance(kind, str) else "no type"
+    else:
+        where = ".".join(str(part) for part in first["loc"][1:])  # the first part is the type
+        detail = f"{fields['type']}: {where + ': ' if where else ''}{first['msg']}"
+    request = fields.get("id")
+    known = type(request) is int and 0 <= request <= limits.MAX_INTEGER
+    return InvalidMessageError(detail[:_DETAIL_CHARACTERS], request if known else None)
