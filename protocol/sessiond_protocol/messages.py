@@ -72,12 +72,29 @@ class Message(BaseModel):
 class SessionLimits(Message):
     """Limits that a session asks for; each must not exceed its profile's."""
 
-    memory_bytes: Offset | None = None
+    memory_bytes: Annotated[int, Field(ge=1, le=MAX_INTEGER)] | None = None
+    """Memory of the whole sandbox."""
     pids: Annotated[int, Field(ge=1, le=MAX_INTEGER)] | None = None
+    """Processes and threads of the whole sandbox."""
+    cpus: Annotated[float, Field(gt=0, le=4096, allow_inf_nan=False)] | None = None
+    """Processors' worth of time of the whole sandbox."""
     open_files: Annotated[int, Field(ge=8, le=MAX_INTEGER)] | None = None
+    """Descriptors of one process."""
     file_bytes: Offset | None = None
+    """Largest single file."""
+
+
+class CommandLimits(Message):
+    """Limits of each process of one command (rlimits); those above the session's change nothing."""
+
+    memory_bytes: Annotated[int, Field(ge=1, le=MAX_INTEGER)] | None = None
+    """Address space (RLIMIT_AS)."""
     cpu_seconds: Annotated[int, Field(ge=1, le=MAX_INTEGER)] | None = None
-    """Processor time of one process (RLIMIT_CPU)."""
+    """Processor time (RLIMIT_CPU)."""
+    open_files: Annotated[int, Field(ge=8, le=MAX_INTEGER)] | None = None
+    """Descriptors (RLIMIT_NOFILE)."""
+    file_bytes: Offset | None = None
+    """Largest single file (RLIMIT_FSIZE)."""
 
 
 class SessionInfo(Message):
@@ -254,7 +271,7 @@ class CommandStart(Message):
     grace: Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)] = 5.0
     """Seconds between TERM and KILL when the timeout strikes."""
     merge_stderr: bool = False
-    limits: SessionLimits = SessionLimits()
+    limits: CommandLimits = CommandLimits()
     window: Offset = 0
     """Output bytes that may be sent to this connection before it acknowledges; 0 does not follow the output."""
 
