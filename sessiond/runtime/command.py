@@ -1,0 +1,351 @@
+"""One command of a session: its state, its output, who follows it, and what it still owes its guest.
+
+The guest's reports are hostile input: each is checked against what this command can have said, and `GuestFault` ends the sandbox.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+from sessiond_protocol import guest as wire
+from sessiond_protocol.messages import (
+    CommandInfo,
+    CommandState,
+    Error,
+    Exit,
+    Failure,
+    Message,
+    Started,
+    StdinAck,
+    StreamName,
+)
+from sessiond_protocol.states import next_command_state
+
+from sessiond.core.errors import RequestError
+from sessiond.core.spool import Spool
+from sessiond.runtime.follower import Follower, Sink
+
+STDIN_WINDOW = 256 * 1024
+"""Standard input on its way to a command: what the guest buffers (docs/guest.md)."""
+STREAMS: dict[int, StreamName] = {1: "stdout", 2: "stderr"}
+NO_MORE_STDIN = 2**64 - 1
+STAGE_CODES = {1: "limit", 2: "limit", 3: "limit", 7: "unsupported"}
+
+
+class GuestFault(Exception):
+    """The guest said what it cannot have meant. Its sandbox is not to be trusted any more."""
+
+
+class Channel(Protocol):
+    """The way to the guest, as a command needs it."""
+
+    def send(self, frame: wire.Frame) -> None:
+        """Queue a frame; dropped when the guest is away, because the resynchronisation repeats what is owed."""
+
+
+class Command:
+    """A command on record in a session."""
+
+    def __init__(
+        self,
+        *,
+        session_id: str,
+        command_id: str,
+        digest: bytes,
+        argv: list[str] | None,
+        text: str | None,
+        spool: Spool,
+        ended: Callable[[Command], None],
+    ) -> None:
+        self.session_id = session_id
+        self.id = command_id
+        self.digest = digest
+        self.argv = argv
+        self.text = text
+        self.spool = spool
+        self.state: CommandState = "starting"
+        self.pid = 0
+        self.exit: Exit | None = None
+        self.failure: Failure | None = None
+        self.started: float | None = None
+        self.ended: float | None = None
+        self.followers: dict[Sink, Follower] = {}
+        self.starters: list[tuple[Sink, int]] = []
+        self.waiters: list[Callable[[Command], None]] = []
+        self.stdin_sink: Sink | None = None
+        self._ended = ended
+        self._channel: Channel | None = None
+        self._handle = 0
+        self._start: wire.Start | None = None
+        self._acked = 0
+        self._open_streams = 3
+        self._stdin: deque[tuple[int, bytes]] = deque()
+        self._stdin_sent = 0
+        self._stdin_acked = 0
+        self._stdin_closed: int | None = None
+        self._killing = False
+
+    # --- what the daemon asks ---------------------------------------------------------------------------------------
+
+    @property
+    def running(self) -> bool:
+        """Whether it may still do something."""
+        return self.state in ("starting", "running")
+
+    @property
+    def silent(self) -> bool:
+        """Whether no more output can come: the guest has reported the end of both streams, or will not report any more."""
+        return self._open_streams == 0
+
+    def launch(self, channel: Channel, handle: int, start: wire.Start, stdin: bytes, *, stdin_open: bool) -> None:
+        """Send it to the guest. Again with another handle after `failed` said that the shell is missing."""
+        self._channel, self._handle, self._start = channel, handle, start
+        self._stdin.clear()
+        self._stdin_sent = self._stdin_acked = 0
+        self._stdin_closed = None
+        channel.send(start)
+        if stdin:
+            self.write(0, stdin)
+        if not stdin_open and start.stdin:
+            self.close_stdin(len(stdin))
+
+    def write(self, offset: int, data: bytes) -> None:
+        """Pass standard input on. What was passed on before is ignored; a hole or too much is refused."""
+        if self._start is not None and not self._start.stdin:
+            raise RequestError("invalid", f"command {self.id} was started without standard input")
+        if offset > self._stdin_sent:
+            raise RequestError("invalid", f"standard input of {self.id} goes on at {self._stdin_sent}, not {offset}")
+        data = data[self._stdin_sent - offset :]
+        if not data or not self.running:
+            return
+        if self._stdin_closed is not None:
+            raise RequestError("invalid", f"standard input of {self.id} is closed")
+        if self._stdin_sent + len(data) > self._stdin_acked + STDIN_WINDOW:
+            raise RequestError("limit", f"more than the window of standard input of {self.id}", "wait for stdin.ack")
+        self._stdin.append((self._stdin_sent, data))
+        self._send(wire.Stdin(self._handle, self._stdin_sent, data))
+        self._stdin_sent += len(data)
+
+    def close_stdin(self, offset: int) -> None:
+        """End standard input at `offset`, which must be what was written."""
+        if self._stdin_closed is not None or not self.running:
+            return
+        if offset != self._stdin_sent:
+            raise RequestError("invalid", f"standard input of {self.id} is at {self._stdin_sent}, not {offset}")
+        self._stdin_closed = offset
+        self._send(wire.StdinClose(self._handle, offset))
+
+    def signal(self, number: int, *, tree: bool) -> None:
+        """Signal the process group or the whole tree; nothing when it has ended, for the signal may cross the end."""
+        if self.running:
+            self._killing = self._killing or (tree and number == 9)
+            self._send(wire.Signal(self._handle, number, 1 if tree else 0))
+
+    def resize(self, rows: int, columns: int) -> None:
+        """New size of its terminal."""
+        if self.running:
+            self._send(wire.Resize(self._handle, rows, columns))
+
+    def follow(self, sink: Sink, offset: int, window: int) -> Follower:
+        """Send the sink the output from `offset` on, instead of what it followed before."""
+        follower = Follower(self, sink, min(offset, self.spool.end), window)
+        self.followers[sink] = follower
+        return follower
+
+    def unfollow(self, sink: Sink) -> None:
+        """Send the sink nothing more."""
+        self.followers.pop(sink, None)
+        if self.stdin_sink is sink:
+            self.stdin_sink = None
+        self.starters = [(other, re) for other, re in self.starters if other is not sink]
+        self.acknowledge()
+
+    def info(self) -> CommandInfo:
+        """The command as the wire shows it."""
+        return CommandInfo.model_construct(
+            session=self.session_id,
+            command=self.id,
+            state=self.state,
+            argv=self.argv,
+            text=self.text,
+            started=self.started,
+            ended=self.ended,
+            output_from=self.spool.start,
+            output_to=self.spool.end,
+            exit=self.exit,
+            failure=self.failure,
+        )
+
+    def acknowledge(self) -> None:
+        """Forget what every follower has consumed if space is short, and let the guest forget what is kept here."""
+        spool = self.spool
+        if spool.full:
+            spool.trim(min((follower.acked for follower in self.followers.values()), default=0))
+            if spool.full:
+                return
+        if self._acked < spool.end:
+            self._acked = spool.end
+            self._send(wire.OutputAck(self._handle, self._acked))
+
+    def lose(self, failure: Failure) -> None:
+        """It will never be heard of again: its sandbox is gone, or its guest does not know it."""
+        if not self.running:
+            return
+        self._move("lost")
+        self.failure = failure
+        self._finish()
+        self._open_streams = 0
+        self._pump()
+
+    def fail(self, failure: Failure) -> None:
+        """It could not be spawned."""
+        self._move("failed")
+        self.failure = failure
+        self._open_streams = 0
+        self._finish()
+        self._pump()
+
+    # --- what the guest reports -------------------------------------------------------------------------------------
+
+    def on_started(self, frame: wire.Started) -> None:
+        """It runs."""
+        if self.state != "starting":
+            return
+        self._move("started")
+        self.pid = frame.pid
+        self.started = time.time()
+        self._answer_starters(
+            lambda re: Started.model_construct(re=re, session=self.session_id, command=self.id, pid=self.pid)
+        )
+
+    def on_output(self, frame: wire.Output, ring: int) -> None:
+        """Bytes it wrote. A repetition after a redial is skipped; a hole is a fault, and so is more than the ring can hold."""
+        data, skip = frame.data, self.spool.end - frame.offset
+        if skip < 0:
+            raise GuestFault(f"output of command {self._handle} goes on at {frame.offset}, not {self.spool.end}")
+        if skip >= len(data):
+            return
+        if frame.offset + len(data) > self._acked + ring:
+            raise GuestFault(f"output of command {self._handle} beyond its window")
+        if self.exit is None and not self.running:
+            raise GuestFault(f"output of command {self._handle}, which did not run")
+        self.spool.append(STREAMS[frame.stream], data[skip:] if skip else data)
+        self._pump()
+        self.acknowledge()
+
+    def on_eof(self, frame: wire.OutputEof) -> None:
+        """The end of one of its streams."""
+        self._open_streams &= ~(1 << (frame.stream - 1))
+        if self.exit is not None:
+            self._pump()
+
+    def on_exited(self, frame: wire.Exited) -> None:
+        """It ended. The record is written once; repetitions after a redial are acknowledged again."""
+        if self.exit is None and self.running:
+            if frame.output_bytes > self.spool.end:
+                raise GuestFault(f"command {self._handle} ended after output that never came")
+            if self.state == "starting":
+                raise GuestFault(f"command {self._handle} ended before it started")
+            self._move("exited")
+            self.exit = exit_record(frame)
+            self._finish()
+            self._pump()
+        self._send(wire.Forget(self._handle))
+
+    def on_stdin_ack(self, frame: wire.StdinAck) -> None:
+        """Standard input moved on, or its reading end is gone."""
+        gone = frame.offset == NO_MORE_STDIN
+        if not gone and not self._stdin_acked <= frame.offset <= self._stdin_sent:
+            raise GuestFault(f"standard input of command {self._handle} acknowledged at {frame.offset}")
+        self._stdin_acked = self._stdin_sent if gone else frame.offset
+        while self._stdin and self._stdin[0][0] + len(self._stdin[0][1]) <= self._stdin_acked:
+            self._stdin.popleft()
+        if self.stdin_sink is not None:
+            window = 0 if gone else STDIN_WINDOW
+            self.stdin_sink.send(
+                StdinAck(session=self.session_id, command=self.id, offset=self._stdin_acked, window=window)
+            )
+
+    def resynchronise(self, *, known: bool) -> None:
+        """The guest redialed and said whether it knows this command: repeat what may not have reached it."""
+        if not self.running:
+            self._send(wire.Forget(self._handle))
+            return
+        if not known:
+            if self.state == "running" or self._start is None:
+                self.lose(Failure(code="gone", message=f"the sandbox's guest does not know command {self.id} any more"))
+                return
+            self._send(self._start)
+        self._send(wire.OutputAck(self._handle, self._acked))
+        for offset, data in self._stdin:
+            self._send(wire.Stdin(self._handle, offset, data))
+        if self._stdin_closed is not None:
+            self._send(wire.StdinClose(self._handle, self._stdin_closed))
+        if self._killing:
+            self._send(wire.Signal(self._handle, 9, 1))
+
+    # --- inside -----------------------------------------------------------------------------------------------------
+
+    def _send(self, frame: wire.Frame) -> None:
+        if self._channel is not None:
+            self._channel.send(frame)
+
+    def _move(self, event: str) -> None:
+        self.state = next_command_state(self.state, event)
+
+    def _pump(self) -> None:
+        for follower in tuple(self.followers.values()):
+            follower.pump()
+
+    def _finish(self) -> None:
+        self.ended = time.time()
+        self._stdin.clear()
+        if self.failure is not None:
+            failure = self.failure
+            self._answer_starters(
+                lambda re: Error(
+                    re=re,
+                    session=self.session_id,
+                    command=self.id,
+                    code=failure.code,
+                    message=failure.message,
+                    hint=failure.hint,
+                    rule=failure.rule,
+                )
+            )
+        waiters, self.waiters = self.waiters, []
+        for waiter in waiters:
+            waiter(self)
+        self._ended(self)
+
+    def _answer_starters(self, answer: Callable[[int], Message]) -> None:
+        starters, self.starters = self.starters, []
+        for sink, re in starters:
+            sink.send(answer(re))
+
+
+def exit_record(frame: wire.Exited) -> Exit:
+    """The guest's exit frame as the wire shows it. Raises GuestFault when it cannot be true."""
+    if frame.signal > 64 or frame.code > 255:
+        raise GuestFault(f"exit of command {frame.command} with code {frame.code}, signal {frame.signal}")
+    if frame.timed_out:
+        cause = "timeout"
+    elif frame.oom:
+        cause = "oom"
+    elif frame.killed:
+        cause = "killed"
+    else:
+        cause = "signal" if frame.signal else "exit"
+    return Exit.model_construct(
+        code=None if frame.signal else frame.code,
+        signal=frame.signal or None,
+        cause=cause,
+        output_bytes=frame.output_bytes,
+        wall_seconds=frame.wall_ns / 1e9,
+        user_seconds=frame.user_us / 1e6,
+        system_seconds=frame.system_us / 1e6,
+        max_rss_bytes=frame.max_rss_kib * 1024,
+    )

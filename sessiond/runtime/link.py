@@ -1,0 +1,233 @@
+"""The daemon's end of a guest's channel: one connection after another, the same commands throughout.
+
+Frames are dispatched from `data_received` itself: no task, queue or poll stands between a guest's report and the client.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from itertools import count
+
+from sessiond_protocol import guest as wire
+
+from sessiond.core.errors import SessiondError
+from sessiond.runtime.command import Command, GuestFault
+
+HELLO_SECONDS = 5.0
+"""Within this time a new connection must have said HELLO."""
+MOST_UNSENT_BYTES = 32 * 1024 * 1024
+"""A guest that lets more than this wait unread is faulty: windows and limits keep an honest one far below."""
+MOST_RING_BYTES = 1024 * 1024
+"""The ring that docs/guest.md promises; a guest that claims more is faulty."""
+
+
+class LinkError(SessiondError):
+    """The guest did not answer in time, or cannot answer any more."""
+
+
+class GuestLink:
+    """One sandbox's guest, through all its connections."""
+
+    def __init__(self, sandbox: str, on_fault: Callable[[str], None]) -> None:
+        self.sandbox = sandbox
+        self._on_fault = on_fault
+        self._connection: _Connection | None = None
+        self._commands: dict[int, Command] = {}
+        self._mentioned: set[int] = set()
+        self._pings: dict[int, asyncio.Future[None]] = {}
+        self._tokens = count(1)
+        self._handles = count(1)
+        self._boot: bytes | None = None
+        self._ring = MOST_RING_BYTES
+        self._ready = asyncio.Event()
+        self._faulty = False
+
+    # --- for the engine ---------------------------------------------------------------------------------------------
+
+    def connection(self) -> asyncio.Protocol:
+        """A protocol for the guest's next connection."""
+        return _Connection(self)
+
+    # --- for the daemon ---------------------------------------------------------------------------------------------
+
+    async def ready(self, seconds: float) -> None:
+        """Return when the guest has dialed and told all it knows. Raises LinkError after `seconds`."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._ready.wait()
+        except TimeoutError:
+            raise LinkError(f"the guest of sandbox {self.sandbox} did not dial within {seconds:g} s") from None
+
+    async def ping(self, seconds: float) -> None:
+        """One round trip to the guest. Raises LinkError after `seconds`."""
+        token = next(self._tokens)
+        answer = self._pings[token] = asyncio.get_running_loop().create_future()
+        try:
+            self.send(wire.Ping(token))
+            async with asyncio.timeout(seconds):
+                await answer
+        except TimeoutError:
+            raise LinkError(f"the guest of sandbox {self.sandbox} did not answer within {seconds:g} s") from None
+        finally:
+            del self._pings[token]
+
+    def new_handle(self) -> int:
+        """A handle that this sandbox has never seen."""
+        return next(self._handles)
+
+    def register(self, handle: int, command: Command) -> None:
+        """Let the command hear what the guest reports of the handle."""
+        self._commands[handle] = command
+
+    def unregister(self, handle: int) -> None:
+        """The guest has been told to forget the handle; nothing more is expected of it."""
+        self._commands.pop(handle, None)
+
+    def send(self, frame: wire.Frame) -> None:
+        """Queue a frame. While the guest is away it is dropped: resynchronisation repeats what commands owe it."""
+        connection = self._connection
+        if connection is not None and self._ready.is_set():
+            connection.write(frame)
+
+    def close(self) -> None:
+        """End the present connection and accept no further one."""
+        self._faulty = True
+        if self._connection is not None:
+            self._connection.abort()
+
+    # --- from a connection ------------------------------------------------------------------------------------------
+
+    def greeted(self, connection: _Connection, hello: wire.Hello) -> None:
+        """A new connection said who it is. The newest one counts: the guest redials only when the old one is over."""
+        if self._faulty:
+            connection.abort()
+            return
+        if hello.version != wire.VERSION:
+            raise GuestFault(f"guest speaks version {hello.version} of the channel, this daemon {wire.VERSION}")
+        if self._boot not in (None, hello.boot):
+            raise GuestFault("another guest took the first one's place")
+        if hello.ring > MOST_RING_BYTES:
+            raise GuestFault(f"guest claims a ring of {hello.ring} bytes")
+        if self._connection is not None:
+            self._connection.abort()
+        self._boot, self._ring = hello.boot, hello.ring
+        self._ready.clear()
+        self._mentioned.clear()
+        self._connection = connection
+        connection.write(wire.Welcome(wire.VERSION))
+
+    def received(self, connection: _Connection, frame: wire.Frame) -> None:
+        """A frame of the present connection; those of a replaced one are dropped."""
+        if connection is not self._connection:
+            return
+        command = self._commands.get(frame.command)
+        match frame:
+            case wire.Output():
+                if command is None:
+                    raise GuestFault(f"output of command {frame.command}, which was never started")
+                self._mentioned.add(frame.command)
+                command.on_output(frame, self._ring)
+            case wire.Started() if command is not None:
+                self._mentioned.add(frame.command)
+                command.on_started(frame)
+            case wire.Exited() if command is not None:
+                self._mentioned.add(frame.command)
+                command.on_exited(frame)
+                self._forget_if_over(frame.command, command)
+            case wire.OutputEof() if command is not None:
+                command.on_eof(frame)
+                self._forget_if_over(frame.command, command)
+            case wire.StdinAck() if command is not None:
+                command.on_stdin_ack(frame)
+            case wire.Failed() if command is not None:
+                self._mentioned.add(frame.command)
+                self.unregister(frame.command)
+                self.send(wire.Forget(frame.command))
+                command.on_failed(frame)
+            case wire.Pong():
+                answer = self._pings.get(frame.token)
+                if answer is not None and not answer.done():
+                    answer.set_result(None)
+            case wire.Synced():
+                self._synchronised()
+            case wire.Goodbye():
+                pass
+            case wire.GuestError():
+                raise GuestFault(f"guest refused what it was sent: {frame.text}")
+            case wire.Started() | wire.Exited() | wire.Failed() | wire.OutputEof() | wire.StdinAck():
+                raise GuestFault(f"report of command {frame.command}, which was never started")
+            case _:
+                raise GuestFault(f"{type(frame).__name__} is not for a guest to send")
+
+    def lost(self, connection: _Connection) -> None:
+        """A connection ended; the guest redials."""
+        if connection is self._connection:
+            self._connection = None
+            self._ready.clear()
+
+    def fault(self, reason: str) -> None:
+        """The guest broke the rules: nothing it says counts any more."""
+        if not self._faulty:
+            self.close()
+            self._on_fault(reason)
+
+    def _forget_if_over(self, handle: int, command: Command) -> None:
+        if command.silent and not command.running:
+            self.unregister(handle)
+
+    def _synchronised(self) -> None:
+        self._ready.set()
+        for handle, command in tuple(self._commands.items()):
+            command.resynchronise(known=handle in self._mentioned)
+        self._mentioned.clear()
+
+
+class _Connection(asyncio.Protocol):
+    """One connection of the guest."""
+
+    def __init__(self, link: GuestLink) -> None:
+        self._link = link
+        self._decoder = wire.GuestDecoder()
+        self._transport: asyncio.Transport | None = None
+        self._greeted = False
+        self._deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._deadline = asyncio.get_running_loop().call_later(HELLO_SECONDS, transport.abort)
+
+    def data_received(self, data: bytes) -> None:
+        link = self._link
+        try:
+            for frame in self._decoder.feed(data):
+                if self._greeted:
+                    link.received(self, frame)
+                elif isinstance(frame, wire.Hello):
+                    self._greeted = True
+                    if self._deadline is not None:
+                        self._deadline.cancel()
+                    link.greeted(self, frame)
+                else:
+                    raise GuestFault(f"{type(frame).__name__} before HELLO")
+        except (wire.GuestProtocolError, GuestFault) as error:
+            link.fault(str(error))
+            self.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._link.lost(self)
+
+    def write(self, frame: wire.Frame) -> None:
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return
+        transport.write(wire.encode(frame))
+        if transport.get_write_buffer_size() > MOST_UNSENT_BYTES:
+            self._link.fault("guest does not read what it is sent")
+
+    def abort(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
