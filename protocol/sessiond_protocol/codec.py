@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgpack  # type: ignore[import-untyped]
+from msgpack import packb, unpackb  # type: ignore[import-untyped]
 from pydantic import TypeAdapter, ValidationError
 
 from sessiond_protocol import limits
 from sessiond_protocol.errors import (
-    FrameTooLargeError,
     InvalidMessageError,
     LocalProtocolError,
     MalformedFrameError,
@@ -30,17 +29,15 @@ _EMPTY_BINARY = b"\xc4\x00"
 
 
 def encode(message: ClientMessage | ServerMessage) -> bytes:
-    """The frame of a message. Raises LocalProtocolError where the peer would have to refuse it."""
-    fields = message.__pydantic_serializer__.to_python(message, exclude_defaults=True, by_alias=True)
+    """The frame of a message. Raises LocalProtocolError where the peer would have to refuse it.
+
+    The `data` of a message made by `model_construct` may be a memoryview.
+    """
     if isinstance(message, Output | CommandStdin):
-        data = fields.pop("data")
-        if len(data) >= _SPLICED_BYTES:
-            head = msgpack.packb({"type": message.type, **fields, "data": b""}).removesuffix(_EMPTY_BINARY)
-            frame = b"".join((head, b"\xc6", len(data).to_bytes(4, "big"), data))
-        else:
-            frame = msgpack.packb({"type": message.type, **fields, "data": data})
+        frame = _encode_bulk(message)
     else:
-        frame = msgpack.packb({"type": message.type, **fields})
+        fields = message.__pydantic_serializer__.to_python(message, exclude_defaults=True, by_alias=True)
+        frame = packb({"type": message.type, **fields})
     if len(frame) > limits.ELEMENTS:  # an element takes at least a byte: a shorter frame is within the limits
         try:
             limits.check_frame(frame)
@@ -48,6 +45,18 @@ def encode(message: ClientMessage | ServerMessage) -> bytes:
         except RemoteProtocolError as error:
             raise LocalProtocolError(f"{message.type}: {error}") from error
     return frame
+
+
+def _encode_bulk(message: Output | CommandStdin) -> bytes:
+    """Flat messages whose fields are all required, `data` last: the map is the model's own."""
+    fields = message.__dict__
+    data = fields["data"]
+    size = len(data)
+    if size < _SPLICED_BYTES:
+        frame: bytes = packb(fields)
+        return frame
+    head = packb({**fields, "data": b""}).removesuffix(_EMPTY_BINARY)
+    return b"".join((head, b"\xc6", size.to_bytes(4, "big"), data))
 
 
 def decode_client(data: bytes) -> ClientMessage:
@@ -71,7 +80,7 @@ def decode_server(data: bytes) -> ServerMessage:
 def _unpack(data: bytes) -> dict[str, Any]:
     limits.check_frame(data)
     try:
-        fields: dict[str, Any] = msgpack.unpackb(data, object_pairs_hook=_unique)
+        fields: dict[str, Any] = unpackb(data, object_pairs_hook=_unique)
     except UnicodeDecodeError:
         raise MalformedFrameError("a string is not UTF-8") from None
     _check_control(data, fields.get("type"))
@@ -86,8 +95,8 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _check_control(frame: bytes, type_: Any) -> None:
-    if len(frame) > limits.CONTROL_BYTES and type_ not in limits.BULK_TYPES:
-        raise FrameTooLargeError(f"{len(frame)} bytes; this message holds at most {limits.CONTROL_BYTES}")
+    if type_ not in limits.BULK_TYPES:
+        limits.check_size(len(frame), limits.CONTROL_BYTES)
 
 
 def _invalid(fields: dict[str, Any], error: ValidationError) -> InvalidMessageError:

@@ -1,4 +1,12 @@
-"""What can go wrong on the wire, as types. Local errors (the caller's or our own bug) apart from remote ones (the peer's)."""
+"""What can go wrong on the wire, as types: local errors (the caller's or our own bug) apart from the peer's.
+
+ProtocolError
+├── LocalProtocolError          this side tried to send what it must not
+└── RemoteProtocolError         the peer sent what it must not: `close_code`
+    ├── MalformedFrameError     1007
+    ├── FrameTooLargeError      1009
+    └── InvalidMessageError     the connection is kept: `request`
+"""
 
 from __future__ import annotations
 
@@ -31,9 +39,13 @@ class FrameTooLargeError(RemoteProtocolError):
 
 
 class InvalidMessageError(RemoteProtocolError):
-    """A well-formed map that is no valid message. Answered with an `invalid` error; the connection is kept."""
+    """A well-formed map that is no valid message.
+
+    A server answers it with an `invalid` error and keeps the connection; a client closes.
+    """
 
     def __init__(self, detail: str, request: int | None) -> None:
+        """`detail` says which field is wrong and why."""
         super().__init__(detail)
         self.request = request
         """The `id` that the message carried, if it could be told."""

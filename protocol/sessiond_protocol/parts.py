@@ -1,0 +1,118 @@
+"""Maps within messages: what several messages say in the same way."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from sessiond_protocol.fields import ErrorCode, Identifier, Labels, Message, Offset
+from sessiond_protocol.limits import MAX_INTEGER
+from sessiond_protocol.states import CommandState, SessionState
+
+
+class SessionLimits(Message):
+    """Limits that a session asks for; each must not exceed its profile's."""
+
+    memory_bytes: Annotated[int, Field(ge=1, le=MAX_INTEGER)] | None = None
+    """Memory of the whole sandbox."""
+    pids: Annotated[int, Field(ge=1, le=MAX_INTEGER)] | None = None
+    """Processes and threads of the whole sandbox."""
+    cpus: Annotated[float, Field(gt=0, le=4096, allow_inf_nan=False)] | None = None
+    """Processors' worth of time of the whole sandbox."""
+    open_files: Annotated[int, Field(ge=8, le=MAX_INTEGER)] | None = None
+    """Descriptors of one process."""
+    file_bytes: Offset | None = None
+    """Largest single file."""
+
+
+class CommandLimits(Message):
+    """Limits of each process of one command (rlimits); those above the session's change nothing."""
+
+    memory_bytes: Annotated[int, Field(ge=1, le=MAX_INTEGER)] | None = None
+    """Address space (RLIMIT_AS)."""
+    cpu_seconds: Annotated[int, Field(ge=1, le=MAX_INTEGER)] | None = None
+    """Processor time (RLIMIT_CPU)."""
+    open_files: Annotated[int, Field(ge=8, le=MAX_INTEGER)] | None = None
+    """Descriptors (RLIMIT_NOFILE)."""
+    file_bytes: Offset | None = None
+    """Largest single file (RLIMIT_FSIZE)."""
+
+
+class SessionInfo(Message):
+    """A session as its owner sees it."""
+
+    session: Identifier
+    state: SessionState
+    profile: str
+    engine: str
+    generation: Offset
+    """Grows when the session's sandbox had to be replaced: processes lost, workspace kept."""
+    name: str | None = None
+    labels: Labels = Field(default={})
+    created: float
+    """Seconds since the epoch, UTC."""
+    expires: float | None = None
+    idle_timeout: float | None = None
+    commands: Offset = 0
+    """Commands started so far."""
+    attached: Offset = 0
+    """Connections that follow it now."""
+    pooled: bool
+    """Whether it was opened from the warm pool."""
+
+
+class Exit(Message):
+    """How a command ended. Written once, by the guest's report; never invented."""
+
+    code: Annotated[int, Field(ge=0, le=255)] | None
+    """Exit code; None when a signal ended it."""
+    signal: Annotated[int, Field(ge=1, le=64)] | None = None
+    cause: Literal["exit", "signal", "timeout", "oom", "killed"]
+    output_bytes: Offset
+    """Bytes of output (both streams) written before it ended."""
+    wall_seconds: float
+    user_seconds: float
+    system_seconds: float
+    max_rss_bytes: Offset
+
+
+class Failure(Message):
+    """Why a command never ran or was lost."""
+
+    code: ErrorCode
+    message: str
+    hint: str = ""
+    rule: str | None = None
+    """The policy rule, when the command was denied."""
+
+
+class CommandInfo(Message):
+    """A command as its session keeps it."""
+
+    session: Identifier
+    command: Identifier
+    state: CommandState
+    argv: list[str] | None = None
+    text: str | None = None
+    started: float | None = None
+    ended: float | None = None
+    output_from: Offset = 0
+    """First byte of output still kept."""
+    output_to: Offset = 0
+    """Bytes of output received so far."""
+    exit: Exit | None = None
+    failure: Failure | None = None
+
+
+class ServerLimits(Message):
+    """What this server accepts, so that a client need not find out by being refused."""
+
+    frame_bytes: Offset
+    control_bytes: Offset
+    depth: Offset
+    elements: Offset
+    window_bytes: Offset
+    """Largest output window a client may grant."""
+    commands: Offset
+    """Commands running at once in a session."""

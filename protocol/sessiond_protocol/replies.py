@@ -1,0 +1,176 @@
+"""What a server sends: replies, which carry `re`, and events, which do not."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field
+
+from sessiond_protocol.fields import MAX_DATA, ErrorCode, Identifier, Message, Offset, RequestId, StreamName
+from sessiond_protocol.limits import MAX_INTEGER
+from sessiond_protocol.parts import CommandInfo, Exit, Failure, ServerLimits, SessionInfo
+
+
+class Welcome(Message):
+    """Answer to `hello`: the version that will be spoken and what this server can do."""
+
+    type: Literal["welcome"] = "welcome"
+    re: RequestId
+    version: Annotated[int, Field(ge=1, le=MAX_INTEGER)]
+    server: str
+    capabilities: list[str]
+    profiles: list[str]
+    limits: ServerLimits
+
+
+class SessionReply(Message):
+    """A session's state: answer to open, attach, close and info."""
+
+    type: Literal["session"] = "session"
+    re: RequestId
+    session: SessionInfo
+
+
+class SessionsReply(Message):
+    """Answer to `session.list`; `more` when `after` would bring further ones."""
+
+    type: Literal["sessions"] = "sessions"
+    re: RequestId
+    sessions: list[SessionInfo]
+    more: bool = False
+
+
+class CommandReply(Message):
+    """A command's state: answer to follow and wait."""
+
+    type: Literal["command"] = "command"
+    re: RequestId
+    command: CommandInfo
+
+
+class CommandsReply(Message):
+    """Answer to `command.list`."""
+
+    type: Literal["commands"] = "commands"
+    re: RequestId
+    commands: list[CommandInfo]
+    more: bool = False
+
+
+class Started(Message):
+    """Answer to `command.start`: allowed, on record, and running inside as `pid`."""
+
+    type: Literal["started"] = "started"
+    re: RequestId
+    session: Identifier
+    command: Identifier
+    pid: Offset
+
+
+class Ok(Message):
+    """Done; there is nothing more to say."""
+
+    type: Literal["ok"] = "ok"
+    re: RequestId
+
+
+class Pong(Message):
+    """Answer to `ping`."""
+
+    type: Literal["pong"] = "pong"
+    re: RequestId
+
+
+class Error(Message):
+    """What went wrong, with what, and what to do. A reply with `re`, an event without."""
+
+    type: Literal["error"] = "error"
+    re: RequestId | None = None
+    session: Identifier | None = None
+    command: Identifier | None = None
+    code: ErrorCode
+    message: str
+    hint: str = ""
+    rule: str | None = None
+
+
+class Output(Message):
+    """Output bytes of a followed command. Offsets run over both streams together, without holes."""
+
+    type: Literal["output"] = "output"
+    session: Identifier
+    command: Identifier
+    offset: Offset
+    stream: StreamName
+    data: Annotated[bytes, Field(max_length=MAX_DATA)]
+
+
+class Gap(Message):
+    """Output in [from, to) is not kept any more; `output` goes on at `to`."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    type: Literal["gap"] = "gap"
+    session: Identifier
+    command: Identifier
+    start: Offset = Field(alias="from")
+    end: Offset = Field(alias="to")
+
+
+class Exited(Message):
+    """A followed command ended; sent after the last byte that it wrote before."""
+
+    type: Literal["exited"] = "exited"
+    session: Identifier
+    command: Identifier
+    exit: Exit
+
+
+class Failed(Message):
+    """A followed command will not end by itself any more: it could not be spawned, or its sandbox is lost."""
+
+    type: Literal["failed"] = "failed"
+    session: Identifier
+    command: Identifier
+    failure: Failure
+
+
+class StdinAck(Message):
+    """Standard input below `offset` has reached the command; up to `offset + window` may be sent.
+
+    Window 0: it reads no more.
+    """
+
+    type: Literal["stdin.ack"] = "stdin.ack"
+    session: Identifier
+    command: Identifier
+    offset: Offset
+    window: Offset
+
+
+class SessionEvent(Message):
+    """An attached session changed state."""
+
+    type: Literal["session.event"] = "session.event"
+    session: SessionInfo
+    reason: str
+
+
+ServerMessage = Annotated[
+    Welcome
+    | SessionReply
+    | SessionsReply
+    | CommandReply
+    | CommandsReply
+    | Started
+    | Ok
+    | Pong
+    | Error
+    | Output
+    | Gap
+    | Exited
+    | Failed
+    | StdinAck
+    | SessionEvent,
+    Field(discriminator="type"),
+]

@@ -1,0 +1,242 @@
+"""What a client sends."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from sessiond_protocol.fields import (
+    MAX_ARGUMENTS,
+    MAX_DATA,
+    MAX_INPUT,
+    Argument,
+    Environment,
+    Identifier,
+    Labels,
+    Message,
+    Offset,
+    RequestId,
+    Seconds,
+    Text,
+)
+from sessiond_protocol.limits import MAX_INTEGER
+from sessiond_protocol.parts import CommandLimits, SessionLimits
+
+
+class Hello(Message):
+    """First message of a connection."""
+
+    type: Literal["hello"] = "hello"
+    id: RequestId
+    version: Annotated[int, Field(ge=0, le=MAX_INTEGER)]
+    """Highest protocol version that the client speaks."""
+    client: Text
+    """Name and version of the client, for logs."""
+
+
+class SessionOpen(Message):
+    """Open a session from a profile. A chosen `session` makes it safe to send again."""
+
+    type: Literal["session.open"] = "session.open"
+    id: RequestId
+    profile: Text = "default"
+    session: Identifier | None = None
+    name: Text | None = None
+    labels: Labels = Field(default={})
+    env: Environment = Field(default={})
+    """Added to the environment of every command of the session."""
+    limits: SessionLimits = SessionLimits()
+    ttl: Seconds | None = None
+    idle_timeout: Seconds | None = None
+
+
+class SessionAttach(Message):
+    """Follow a session's events; as a writer, also take it over from any earlier writer."""
+
+    type: Literal["session.attach"] = "session.attach"
+    id: RequestId
+    session: Identifier
+    mode: Literal["writer", "reader"] = "writer"
+
+
+class SessionDetach(Message):
+    """Stop following. The session does not care."""
+
+    type: Literal["session.detach"] = "session.detach"
+    id: RequestId
+    session: Identifier
+
+
+class SessionClose(Message):
+    """End the session: everything in it is killed and its sandbox erased."""
+
+    type: Literal["session.close"] = "session.close"
+    id: RequestId
+    session: Identifier
+
+
+class SessionList(Message):
+    """The caller's sessions, oldest first."""
+
+    type: Literal["session.list"] = "session.list"
+    id: RequestId
+    labels: Labels = Field(default={})
+    """Only sessions that carry all of these."""
+    after: Identifier | None = None
+    """Continue a listing after this session."""
+    limit: Annotated[int, Field(ge=1, le=256)] = 256
+
+
+class SessionInfoRequest(Message):
+    """One session's state."""
+
+    type: Literal["session.info"] = "session.info"
+    id: RequestId
+    session: Identifier
+
+
+class CommandStart(Message):
+    """Run a command: `argv` as it is, or `text` as a shell would read it.
+
+    The same `command` with the same body runs once.
+    """
+
+    type: Literal["command.start"] = "command.start"
+    id: RequestId
+    session: Identifier
+    command: Identifier
+    argv: Annotated[list[Argument], Field(min_length=1, max_length=MAX_ARGUMENTS)] | None = None
+    text: Argument | None = None
+    env: Environment = Field(default={})
+    cwd: Annotated[str, Field(max_length=4096, pattern=r"^[^\x00]*$")] = ""
+    """Relative to the workspace; resolved inside the sandbox."""
+    input: Annotated[bytes, Field(max_length=MAX_INPUT)] = b""
+    """First bytes of standard input."""
+    stdin: bool = False
+    """Whether standard input stays open after `input`; without either it is /dev/null."""
+    timeout: Seconds | None = None
+    grace: Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)] = 5.0
+    """Seconds between TERM and KILL when the timeout strikes."""
+    merge_stderr: bool = False
+    limits: CommandLimits = CommandLimits()
+    window: Offset = 0
+    """Output bytes that may be sent to this connection before it acknowledges; 0 does not follow."""
+
+    @model_validator(mode="after")
+    def _one_body(self) -> CommandStart:
+        if (self.argv is None) == (self.text is None):
+            raise ValueError("a command has either argv or text")
+        if self.argv is not None and not self.argv[0]:
+            raise ValueError("argv[0] is empty")
+        return self
+
+
+class CommandFollow(Message):
+    """Send this connection the command's output from `offset` on; again to move, with window 0 to stop."""
+
+    type: Literal["command.follow"] = "command.follow"
+    id: RequestId
+    session: Identifier
+    command: Identifier
+    offset: Offset = 0
+    window: Offset
+
+
+class CommandStdin(Message):
+    """Bytes of standard input at their offset. No reply; `stdin.ack` moves the window."""
+
+    type: Literal["command.stdin"] = "command.stdin"
+    session: Identifier
+    command: Identifier
+    offset: Offset
+    data: Annotated[bytes, Field(min_length=1, max_length=MAX_DATA)]
+
+
+class CommandCloseStdin(Message):
+    """Standard input ends at `offset`. No reply."""
+
+    type: Literal["command.close_stdin"] = "command.close_stdin"
+    session: Identifier
+    command: Identifier
+    offset: Offset
+
+
+class CommandSignal(Message):
+    """Signal the command's process group, or all its descendants."""
+
+    type: Literal["command.signal"] = "command.signal"
+    id: RequestId
+    session: Identifier
+    command: Identifier
+    signal: Annotated[int, Field(ge=1, le=64)]
+    scope: Literal["group", "tree"] = "group"
+
+
+class CommandResize(Message):
+    """New size of the command's terminal."""
+
+    type: Literal["command.resize"] = "command.resize"
+    id: RequestId
+    session: Identifier
+    command: Identifier
+    rows: Annotated[int, Field(ge=1, le=65535)]
+    columns: Annotated[int, Field(ge=1, le=65535)]
+
+
+class CommandWait(Message):
+    """Answered with the command when it has ended."""
+
+    type: Literal["command.wait"] = "command.wait"
+    id: RequestId
+    session: Identifier
+    command: Identifier
+
+
+class CommandList(Message):
+    """Commands of a session, oldest first."""
+
+    type: Literal["command.list"] = "command.list"
+    id: RequestId
+    session: Identifier
+    after: Identifier | None = None
+    limit: Annotated[int, Field(ge=1, le=256)] = 256
+
+
+class Ack(Message):
+    """Output below `offset` is consumed; up to `offset + window` may be sent. No reply."""
+
+    type: Literal["ack"] = "ack"
+    session: Identifier
+    command: Identifier
+    offset: Offset
+    window: Offset
+
+
+class Ping(Message):
+    """Answered at once, to measure or to keep alive."""
+
+    type: Literal["ping"] = "ping"
+    id: RequestId
+
+
+ClientMessage = Annotated[
+    Hello
+    | SessionOpen
+    | SessionAttach
+    | SessionDetach
+    | SessionClose
+    | SessionList
+    | SessionInfoRequest
+    | CommandStart
+    | CommandFollow
+    | CommandStdin
+    | CommandCloseStdin
+    | CommandSignal
+    | CommandResize
+    | CommandWait
+    | CommandList
+    | Ack
+    | Ping,
+    Field(discriminator="type"),
+]
