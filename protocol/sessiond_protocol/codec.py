@@ -9,6 +9,7 @@ from typing import Any
 
 from msgpack import packb, unpackb  # type: ignore[import-untyped]
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
 
 from sessiond_protocol import limits
 from sessiond_protocol.errors import (
@@ -23,6 +24,8 @@ _CLIENT: TypeAdapter[ClientMessage] = TypeAdapter(ClientMessage)
 _SERVER: TypeAdapter[ServerMessage] = TypeAdapter(ServerMessage)
 
 _DETAIL_CHARACTERS = 300
+_EXPLAINED_ERRORS = 32
+"""Of a message that is wrong in more places no place is named: the list of them all would cost megabytes."""
 _SPLICED_BYTES = 0x10000
 """From this size on `data` is put into the frame by one copy; the packer would make two."""
 _EMPTY_BINARY = b"\xc4\x00"
@@ -101,8 +104,9 @@ def _check_control(frame: bytes, type_: Any) -> None:
 
 def _invalid(fields: dict[str, Any], error: ValidationError) -> InvalidMessageError:
     """Say which field is wrong and why, without repeating values: those may be secrets."""
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    if first["type"].startswith("union_tag"):
+    if error.error_count() > _EXPLAINED_ERRORS:
+        detail = f"{fields['type']}: wrong in {error.error_count()} places"
+    elif (first := _first(error))["type"].startswith("union_tag"):
         kind = fields.get("type")
         detail = f"unknown type {kind!r:.80}" if isinstance(kind, str) else "no type"
     else:
@@ -111,3 +115,7 @@ def _invalid(fields: dict[str, Any], error: ValidationError) -> InvalidMessageEr
     request = fields.get("id")
     known = type(request) is int and 0 <= request <= limits.MAX_INTEGER
     return InvalidMessageError(detail[:_DETAIL_CHARACTERS], request if known else None)
+
+
+def _first(error: ValidationError) -> ErrorDetails:
+    return error.errors(include_url=False, include_context=False, include_input=False)[0]

@@ -16,6 +16,10 @@ MAX_ARGUMENT_BYTES = 128 * 1024
 """Linux's own limit on one argument or environment string (MAX_ARG_STRLEN)."""
 MAX_ENVIRONMENT = 512
 MAX_LABELS = 64
+MAX_NAMES = 1024
+"""Capabilities, and profiles, that a server may announce."""
+MAX_PAGE = 256
+"""Sessions or commands in one answer to a listing; also bounded by the size of a control message."""
 MAX_DATA = 256 * 1024
 """Bytes of one `output` or `command.stdin` message."""
 MAX_INPUT = 48 * 1024

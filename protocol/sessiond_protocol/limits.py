@@ -58,7 +58,7 @@ _KEY_STEPS = bytes(step if first in _SHORT_STRINGS else 0 for first, step in enu
 
 
 class _Scan:
-    """One pass over a frame. Positions may run past its end: the next look at a byte, or the caller, sees it."""
+    """One pass over a frame. Positions may run past its end: the next look, or the caller, notices."""
 
     __slots__ = ("data", "elements")
 

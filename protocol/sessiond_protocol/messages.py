@@ -1,8 +1,8 @@
 """Every message of the `sessiond.v1` protocol, as models; `docs/protocol.md` says when each is sent.
 
 Requests carry `id`, chosen by the client and unique among its outstanding requests; the one reply carries it
-back as `re`. Events carry no `re`. Unknown fields are refused on both sides: a field exists only in the version
-that defines it.
+back as `re`. Events carry no `re`. Unknown fields are refused on both sides: a field exists only in the
+version that defines it.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from sessiond_protocol.fields import (
     MAX_ENVIRONMENT,
     MAX_INPUT,
     MAX_LABELS,
+    MAX_NAMES,
+    MAX_PAGE,
     PROTOCOL_VERSION,
     SUBPROTOCOL,
     Argument,
@@ -86,6 +88,8 @@ __all__ = [
     "MAX_INPUT",
     "MAX_INTEGER",
     "MAX_LABELS",
+    "MAX_NAMES",
+    "MAX_PAGE",
     "PROTOCOL_VERSION",
     "SUBPROTOCOL",
     "Ack",

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from sessiond_protocol.fields import ErrorCode, Identifier, Labels, Message, Offset
+from sessiond_protocol.fields import MAX_ARGUMENTS, ErrorCode, Identifier, Labels, Message, Offset
 from sessiond_protocol.limits import MAX_INTEGER
 from sessiond_protocol.states import CommandState, SessionState
 
@@ -93,7 +93,7 @@ class CommandInfo(Message):
     session: Identifier
     command: Identifier
     state: CommandState
-    argv: list[str] | None = None
+    argv: Annotated[list[str], Field(max_length=MAX_ARGUMENTS)] | None = None
     text: str | None = None
     started: float | None = None
     ended: float | None = None

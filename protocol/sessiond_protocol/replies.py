@@ -6,7 +6,17 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
-from sessiond_protocol.fields import MAX_DATA, ErrorCode, Identifier, Message, Offset, RequestId, StreamName
+from sessiond_protocol.fields import (
+    MAX_DATA,
+    MAX_NAMES,
+    MAX_PAGE,
+    ErrorCode,
+    Identifier,
+    Message,
+    Offset,
+    RequestId,
+    StreamName,
+)
 from sessiond_protocol.limits import MAX_INTEGER
 from sessiond_protocol.parts import CommandInfo, Exit, Failure, ServerLimits, SessionInfo
 
@@ -18,8 +28,8 @@ class Welcome(Message):
     re: RequestId
     version: Annotated[int, Field(ge=1, le=MAX_INTEGER)]
     server: str
-    capabilities: list[str]
-    profiles: list[str]
+    capabilities: Annotated[list[str], Field(max_length=MAX_NAMES)]
+    profiles: Annotated[list[str], Field(max_length=MAX_NAMES)]
     limits: ServerLimits
 
 
@@ -36,7 +46,7 @@ class SessionsReply(Message):
 
     type: Literal["sessions"] = "sessions"
     re: RequestId
-    sessions: list[SessionInfo]
+    sessions: Annotated[list[SessionInfo], Field(max_length=MAX_PAGE)]
     more: bool = False
 
 
@@ -53,7 +63,7 @@ class CommandsReply(Message):
 
     type: Literal["commands"] = "commands"
     re: RequestId
-    commands: list[CommandInfo]
+    commands: Annotated[list[CommandInfo], Field(max_length=MAX_PAGE)]
     more: bool = False
 
 

@@ -10,6 +10,7 @@ from sessiond_protocol.fields import (
     MAX_ARGUMENTS,
     MAX_DATA,
     MAX_INPUT,
+    MAX_PAGE,
     Argument,
     Environment,
     Identifier,
@@ -85,7 +86,7 @@ class SessionList(Message):
     """Only sessions that carry all of these."""
     after: Identifier | None = None
     """Continue a listing after this session."""
-    limit: Annotated[int, Field(ge=1, le=256)] = 256
+    limit: Annotated[int, Field(ge=1, le=MAX_PAGE)] = MAX_PAGE
 
 
 class SessionInfoRequest(Message):
@@ -200,7 +201,7 @@ class CommandList(Message):
     id: RequestId
     session: Identifier
     after: Identifier | None = None
-    limit: Annotated[int, Field(ge=1, le=256)] = 256
+    limit: Annotated[int, Field(ge=1, le=MAX_PAGE)] = MAX_PAGE
 
 
 class Ack(Message):
