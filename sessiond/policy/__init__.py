@@ -1,0 +1,6 @@
+"""Whether a command may run, and the record of it."""
+
+from sessiond.policy.audit import AuditError, AuditLog, Ending, Subject
+from sessiond.policy.decide import CommandRequest, Policy, Verdict
+
+__all__ = ["AuditError", "AuditLog", "CommandRequest", "Ending", "Policy", "Subject", "Verdict"]
