@@ -79,6 +79,8 @@ class SandboxSpec:
 class SandboxState(StrEnum):
     """What `list` says of a sandbox."""
 
+    CREATED = "created"
+    """Created, not yet started; an orphan when no one is about to start it."""
     RUNNING = "running"
     PAUSED = "paused"
     DEAD = "dead"

@@ -1,0 +1,200 @@
+"""The few calls of the Docker SDK that the docker engine makes, all blocking. The only module that imports the SDK."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import docker
+import requests
+from docker.errors import APIError, DockerException, NotFound
+from docker.types.daemon import CancellableStream
+
+from sessiond.engine.docker_options import INSTANCE_LABEL, SANDBOX_LABEL, ContainerOptions
+from sessiond.engine.port import (
+    EngineError,
+    EngineTimeoutError,
+    EngineUnavailableError,
+    ImageMissingError,
+    SandboxGoneError,
+)
+
+SOCKET_SECONDS = 35
+"""When a thread gives a hung engine up; above the deadlines of all calls but a pull, so that those decide."""
+
+GONE_SECONDS = 20
+"""How long to wait for a removal that another call has begun."""
+
+POLL_SECONDS = 0.05
+
+CONFLICT = 409
+SIGNAL_BASE = 128
+"""A process that a signal killed has this plus the signal's number as its exit code."""
+
+ERRORS: tuple[type[Exception], ...] = (DockerException, requests.RequestException, OSError)
+"""Everything that a call here raises."""
+
+
+def translate(what: str, error: Exception) -> EngineError | None:
+    """The port's error for one of the SDK's: what was being done, what went wrong, what to do."""
+    doing = f"docker: cannot {what}"
+    if isinstance(error, NotFound):
+        return SandboxGoneError(f"{doing}: {error.explanation or error}")
+    if isinstance(error, APIError):
+        return EngineError(f"{doing}: {error.explanation or error}")
+    if isinstance(error, requests.Timeout):
+        return EngineTimeoutError(f"{doing}: no answer within {SOCKET_SECONDS} s")
+    if isinstance(error, ERRORS):
+        return EngineUnavailableError(
+            f"{doing}: {error}. Is dockerd running, and may this user open its socket (DOCKER_HOST, group docker)?"
+        )
+    return None
+
+
+def cause(state: dict[str, Any]) -> str:
+    """Why a container is dead, from the State of its inspection."""
+    return death(str(state["ExitCode"]), oom=state["OOMKilled"]) + (f": {state['Error']}" if state["Error"] else "")
+
+
+def death(code: str, *, oom: bool = False) -> str:
+    """An exit code in words."""
+    if oom:
+        return "out of memory"
+    number = int(code)
+    return f"killed by signal {number - SIGNAL_BASE}" if number > SIGNAL_BASE else f"exited with {number}"
+
+
+class Deaths:
+    """The deaths of an instance's containers, from Docker's events."""
+
+    def __init__(self, stream: CancellableStream[dict[str, Any]]) -> None:
+        """`stream` delivers die and oom events."""
+        self._stream = stream
+
+    def deaths(self) -> Iterator[tuple[str, str]]:
+        """Sandbox and cause, until the stream ends."""
+        out_of_memory = set()
+        for event in self._stream:
+            attributes = event["Actor"]["Attributes"]
+            sandbox = attributes.get(SANDBOX_LABEL, "")
+            if event["Action"] == "oom":
+                out_of_memory.add(sandbox)
+            else:
+                # An oom event precedes the death when PID 1 was not the victim, too: only signal 9 is evidence for both.
+                code = attributes.get("exitCode", "0")
+                yield sandbox, death(code, oom=sandbox in out_of_memory and code == "137")
+                out_of_memory.discard(sandbox)
+
+    def close(self) -> None:
+        """End `deaths`."""
+        try:
+            self._stream.close()
+        except OSError:
+            # The other end was faster: shutdown() of a socket that is not connected any more.
+            return
+
+
+class DockerClient:
+    """A connection to one Docker engine. Methods may run in several threads at once and raise `ERRORS`."""
+
+    def __init__(self, url: str) -> None:
+        """Connect, and agree on a version of the API."""
+        self._api = docker.APIClient(base_url=url, version="auto", timeout=SOCKET_SECONDS)
+
+    def close(self) -> None:
+        """Close idle connections."""
+        self._api.close()
+
+    def info(self) -> dict[str, Any]:
+        """The engine's properties (GET /info)."""
+        return self._api.info()
+
+    def create(self, options: ContainerOptions) -> None:
+        """Create a container."""
+        host = self._api.create_host_config(**options.host)
+        self._api.create_container(**options.container, host_config=host)
+
+    def start(self, name: str) -> None:
+        """Start it."""
+        self._api.start(name)
+
+    def state(self, name: str) -> dict[str, Any]:
+        """The State of its inspection: Status, Running, Pid, ExitCode, OOMKilled, Error."""
+        state: dict[str, Any] = self._api.inspect_container(name)["State"]
+        return state
+
+    def pause(self, name: str) -> None:
+        """Freeze it."""
+        self._api.pause(name)
+
+    def unpause(self, name: str) -> None:
+        """Let it run again."""
+        self._api.unpause(name)
+
+    def remove(self, name: str) -> None:
+        """Kill and remove it with its anonymous volumes, and return when it is gone."""
+        deadline = time.monotonic() + GONE_SECONDS
+        while True:
+            try:
+                self._api.remove_container(name, v=True, force=True)
+            except NotFound:
+                return
+            except APIError as error:
+                # "removal of container ... is already in progress"
+                if error.status_code != CONFLICT or time.monotonic() > deadline:
+                    raise
+                time.sleep(POLL_SECONDS)
+
+    def containers(self, instance: str) -> list[dict[str, Any]]:
+        """All containers of an instance (GET /containers/json)."""
+        found: list[dict[str, Any]] = self._api.containers(
+            all=True, filters={"label": [f"{INSTANCE_LABEL}={instance}"]}
+        )
+        return found
+
+    def stats(self, name: str) -> dict[str, Any]:
+        """One sample (GET /containers/NAME/stats?one-shot=1)."""
+        sample: dict[str, Any] = self._api.stats(name, stream=False, one_shot=True)
+        return sample
+
+    def image_volumes(self, image: str) -> tuple[str, ...]:
+        """The image's VOLUME paths. Raises NotFound."""
+        inspected = self._api.inspect_image(image)  # type: ignore[no-untyped-call]
+        return tuple(inspected["Config"].get("Volumes") or ())
+
+    def pull(self, image: str) -> None:
+        """Pull it, or raise ImageMissingError with the registry's reason."""
+        try:
+            for line in self._api.pull(image, stream=True, decode=True):
+                if "error" in line:
+                    raise ImageMissingError(_missing(image, line["error"]))
+        except (APIError, requests.RequestException) as error:
+            raise ImageMissingError(_missing(image, str(error))) from error
+
+    def events(self, instance: str, since: float) -> Deaths:
+        """The deaths of an instance's containers from a Unix time on."""
+        filters = {
+            "type": ["container"],
+            "event": ["die", "oom"],
+            "label": [f"{INSTANCE_LABEL}={instance}"],
+        }
+        return Deaths(self._api.events(since=int(since), filters=filters, decode=True))
+
+    def dead(self, instance: str) -> dict[str, str]:
+        """The instance's containers that have died and still exist, with the cause."""
+        found = {}
+        for container in self.containers(instance):
+            if container["State"] in {"exited", "dead"}:
+                try:
+                    found[container["Labels"][SANDBOX_LABEL]] = cause(self.state(container["Id"]))
+                except NotFound:
+                    continue
+        return found
+
+
+def _missing(image: str, why: str) -> str:
+    return (
+        f"docker: image {image} is neither here nor can it be pulled ({why}). Where no registry answers, build one with"
+        " `sessiond image build` and name that in the profile."
+    )
