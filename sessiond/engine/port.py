@@ -142,8 +142,11 @@ class Engine(ABC):
         """Let go of the engine's resources in this process. Sandboxes live on."""
 
     @abstractmethod
-    async def prepare(self, image: str) -> None:
-        """Make sure that sandboxes of `image` can be created. Raises ImageMissingError."""
+    async def prepare(self, image: str) -> Mapping[str, str]:
+        """Make sure that sandboxes of `image` can be created. Raises ImageMissingError.
+
+        Returns the environment that the image itself declares (its PATH, say): commands get it. Engines without images return none.
+        """
 
     @abstractmethod
     async def create(self, spec: SandboxSpec, link: Callable[[], asyncio.Protocol]) -> None:
@@ -158,6 +161,13 @@ class Engine(ABC):
         """Give each connection of the sandbox's guest, and of nobody else, to a protocol made by `link`, until `remove`.
 
         For a sandbox adopted after a restart; `create` has done it for its own.
+        """
+
+    @abstractmethod
+    async def tighten(self, sandbox: str, limits: Limits) -> None:
+        """Lower memory, cpus and pids of a running sandbox to `limits`, when a session that wants less claims it.
+
+        Fields that did not change are left alone. Raises EngineError when one that changed cannot be enforced: it is never ignored.
         """
 
     @abstractmethod
