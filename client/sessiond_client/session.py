@@ -1,0 +1,355 @@
+"""A session: one sandbox that stays, and the commands in it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from collections import deque
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from sessiond_protocol import messages
+from sessiond_protocol.messages import MAX_INPUT, CommandInfo, CommandLimits, SessionEvent, SessionInfo
+
+from sessiond_client.command import Command, end_after_kill, kill
+from sessiond_client.connection import Connection
+from sessiond_client.errors import (
+    CommandFailedError,
+    DeadlineError,
+    GoneError,
+    NotFoundError,
+    OutputLimitError,
+    RemoteError,
+    SessiondError,
+    TransportError,
+    UsageError,
+)
+from sessiond_client.results import Result, result
+from sessiond_client.stdin import StdinPipe
+from sessiond_client.stream import CommandStream, Mode
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from sessiond_client.client import Client
+
+DEFAULT_WINDOW = 4 * 1024 * 1024
+"""Output that may be on its way or wait here, of one command."""
+DEFAULT_MAX_OUTPUT = 64 * 1024 * 1024
+_MAX_EVENTS = 256
+
+
+class Session:
+    """One session, from `Client.open` or `Client.attach`. `async with session:` closes it at the end."""
+
+    def __init__(self, client: Client, info: SessionInfo) -> None:
+        self._client = client
+        self._info = info
+
+    @property
+    def id(self) -> str:
+        """Names the session; another client can attach to it with this."""
+        return self._info.session
+
+    @property
+    def profile(self) -> str:
+        """The profile that it was opened from."""
+        return self._info.profile
+
+    async def __aenter__(self) -> Session:
+        """The session itself."""
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the session, unless it is gone already; a lost connection leaves it to its TTL."""
+        with contextlib.suppress(NotFoundError, GoneError, TransportError):
+            await self.close()
+
+    # --- commands
+
+    async def run(
+        self,
+        command: str | Sequence[str],
+        *,
+        timeout: float | None = None,
+        stdin: bytes = b"",
+        env: Mapping[str, str] | None = None,
+        cwd: str = "",
+        check: bool = False,
+        max_output: int = DEFAULT_MAX_OUTPUT,
+        merge_stderr: bool = False,
+        grace: float = 5.0,
+        limits: CommandLimits | None = None,
+        window: int = DEFAULT_WINDOW,
+        command_id: str | None = None,
+    ) -> Result:
+        """Run a command to its end: a string as a shell reads it, a list as the program and its arguments.
+
+        A non-zero exit code is a value; with `check` it raises CommandFailedError. At `timeout` seconds the command
+        gets TERM, `grace` seconds later KILL, and the result has `timed_out` and the output so far. Output beyond
+        `max_output` bytes kills the command and raises OutputLimitError, which holds what came before.
+        Cancelling kills the command. When the connection is lost, ConnectionLostError: the command goes on.
+        """
+        if max_output < 0:
+            raise UsageError("max_output is negative")
+        connection = await self._client.ready()
+        stream, rest = self._begin(
+            connection,
+            command,
+            mode="collect",
+            window=window,
+            command_id=command_id,
+            stdin=stdin,
+            keep_stdin=False,
+            timeout=timeout,
+            env=dict(env or {}),
+            cwd=cwd,
+            merge_stderr=merge_stderr,
+            grace=grace,
+            limits=limits or CommandLimits(),
+        )
+        stream.keep = max_output
+        feeder = asyncio.ensure_future(_feed(stream, rest)) if rest else None
+        overdue = stream.fail_after(timeout + grace + 2 * connection.timeout) if timeout is not None else None
+        try:
+            await stream.collected.wait()
+            status = await (end_after_kill(stream) if stream.excess else stream.ended.wait())
+        except (DeadlineError, asyncio.CancelledError):
+            abandon(stream)
+            raise
+        finally:
+            if feeder is not None:
+                feeder.cancel()
+            if overdue is not None:
+                overdue.cancel()
+        ended = result(status, *stream.buffer.drain())
+        if stream.excess:
+            raise OutputLimitError(max_output, ended)
+        if check and not ended.ok:
+            raise CommandFailedError(ended)
+        return ended
+
+    async def start(
+        self,
+        command: str | Sequence[str],
+        *,
+        timeout: float | None = None,
+        stdin: bool = True,
+        env: Mapping[str, str] | None = None,
+        cwd: str = "",
+        merge_stderr: bool = False,
+        grace: float = 5.0,
+        limits: CommandLimits | None = None,
+        window: int = DEFAULT_WINDOW,
+        command_id: str | None = None,
+    ) -> Command:
+        """Start a command and come back when it runs. With `stdin` its standard input stays open for `write`.
+
+        At most `window` bytes of output wait here unread; further ones wait in the daemon. Cancelling kills it.
+        """
+        connection = await self._client.ready()
+        stream, _ = self._begin(
+            connection,
+            command,
+            mode="read",
+            window=window,
+            command_id=command_id,
+            stdin=b"",
+            keep_stdin=stdin,
+            timeout=timeout,
+            env=dict(env or {}),
+            cwd=cwd,
+            merge_stderr=merge_stderr,
+            grace=grace,
+            limits=limits or CommandLimits(),
+        )
+        try:
+            await stream.started.wait()
+        except (DeadlineError, asyncio.CancelledError):
+            abandon(stream)
+            raise
+        return Command(self, stream)
+
+    async def command(self, command_id: str, *, offset: int = 0, window: int = DEFAULT_WINDOW) -> Command:
+        """Follow a command that was started before, by anyone, from the byte `offset` of its output on."""
+        connection = await self._client.ready()
+        window = self._fit(connection, window)
+        stream = CommandStream(connection, (self.id, command_id), offset=offset, window=window, mode="read")
+        stream.stdin = StdinPipe(connection, stream.key, None)
+        connection.follow(stream.key, stream)
+        try:
+            await connection.request(
+                messages.CommandReply,
+                messages.CommandFollow,
+                session=self.id,
+                command=command_id,
+                offset=offset,
+                window=window,
+            )
+        except BaseException:
+            connection.unfollow(stream.key, stream)
+            raise
+        stream.started.set(None)
+        return Command(self, stream)
+
+    async def commands(self) -> list[CommandInfo]:
+        """All its commands that the daemon still knows, oldest first."""
+        connection = await self._client.ready()
+        found: list[CommandInfo] = []
+        more = True
+        while more:
+            page = await connection.request(
+                messages.CommandsReply,
+                messages.CommandList,
+                session=self.id,
+                after=found[-1].command if found else None,
+            )
+            found += page.commands
+            more = page.more and bool(page.commands)
+        return found
+
+    # --- the session itself
+
+    async def info(self) -> SessionInfo:
+        """Its state now."""
+        connection = await self._client.ready()
+        reply = await connection.request(messages.SessionReply, messages.SessionInfoRequest, session=self.id)
+        self._info = reply.session
+        return reply.session
+
+    def events(self) -> SessionEvents:
+        """Iterate over its changes of state from now on, up to the final one."""
+        return SessionEvents(self._client.connection, self.id)
+
+    async def detach(self) -> None:
+        """Stop following its events. The session does not care."""
+        connection = await self._client.ready()
+        await connection.request(messages.Ok, messages.SessionDetach, session=self.id)
+
+    async def close(self) -> None:
+        """End it: everything in it is killed and its sandbox erased."""
+        connection = await self._client.ready()
+        reply = await connection.request(messages.SessionReply, messages.SessionClose, session=self.id)
+        self._info = reply.session
+
+    # --- inside
+
+    def _begin(
+        self,
+        connection: Connection,
+        command: str | Sequence[str],
+        *,
+        mode: Mode,
+        window: int,
+        command_id: str | None,
+        stdin: bytes,
+        keep_stdin: bool,
+        **options: Any,
+    ) -> tuple[CommandStream, bytes]:
+        """Send the start of a command; the stream that follows it, and the input that did not fit in."""
+        text = command if isinstance(command, str) else None
+        argv = None if isinstance(command, str) else list(command)
+        body = len(text) if text is not None else sum(map(len, argv or ()))
+        rides = len(stdin) + body <= MAX_INPUT
+        pipe = keep_stdin or not rides
+        window = self._fit(connection, window)
+        key = (self.id, command_id or secrets.token_hex(8))
+        stream = CommandStream(connection, key, offset=0, window=window, mode=mode)
+        if pipe:
+            stream.stdin = StdinPipe(connection, key, 0)
+        connection.follow(key, stream)
+        try:
+            connection.ask(
+                stream.on_start,
+                messages.CommandStart,
+                session=self.id,
+                command=key[1],
+                text=text,
+                argv=argv,
+                input=stdin if rides else b"",
+                stdin=pipe,
+                window=window,
+                **options,
+            )
+        except SessiondError:
+            connection.unfollow(key, stream)
+            raise
+        return stream, b"" if rides else stdin
+
+    @staticmethod
+    def _fit(connection: Connection, window: int) -> int:
+        if window < 1:
+            raise UsageError("a window has at least one byte")
+        return min(window, connection.welcome.limits.window_bytes)
+
+
+class SessionEvents:
+    """The changes of state of one session, as an asynchronous iterator.
+
+    It keeps the last 256 that nobody has taken yet; an older one says nothing that a newer one does not.
+    """
+
+    def __init__(self, connection: Connection, session: str) -> None:
+        self._events: deque[SessionEvent] = deque(maxlen=_MAX_EVENTS)
+        self._error: SessiondError | None = connection.lost
+        self._over = False
+        self._reader: asyncio.Future[None] | None = None
+        connection.listen(session, self)
+
+    def __aiter__(self) -> AsyncIterator[SessionEvent]:
+        """Itself."""
+        return self
+
+    async def __anext__(self) -> SessionEvent:
+        """The next change. Ends after the final one; raises why no more will come."""
+        while not self._events:
+            if self._over:
+                raise StopAsyncIteration
+            if self._error is not None:
+                raise self._error
+            if self._reader is not None:
+                raise UsageError("these events are being read already")
+            self._reader = asyncio.get_running_loop().create_future()
+            try:
+                await self._reader
+            finally:
+                self._reader = None
+        return self._events.popleft()
+
+    def on_session(self, event: SessionEvent) -> None:
+        """Take an event from the connection."""
+        self._events.append(event)
+        self._over = event.session.state == "closed"
+        self._wake()
+
+    def on_error(self, error: RemoteError) -> None:
+        """Take an error about the session from the connection, such as that another writer took it over."""
+        self._error = error
+        self._wake()
+
+    def on_lost(self, reason: TransportError) -> None:
+        """Take note that the connection is gone."""
+        self._error = reason
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_result(None)
+
+
+def abandon(stream: CommandStream) -> None:
+    """Kill the command of `stream` in the background: nobody waits for it any more."""
+    stream.discard()
+    stream.connection.errand(lambda: kill(stream))
+
+
+async def _feed(stream: CommandStream, data: bytes) -> None:
+    """Write all of standard input; that a command does not read all of it is its own business."""
+    pipe = stream.stdin
+    if pipe is not None:
+        with contextlib.suppress(SessiondError):
+            await pipe.write(data)
+            await pipe.close()

@@ -1,0 +1,111 @@
+"""Standard input of one command: in order, and never more than the daemon has room for."""
+
+from __future__ import annotations
+
+import asyncio
+
+from sessiond_protocol import messages
+from sessiond_protocol.messages import MAX_DATA
+
+from sessiond_client.connection import Connection
+from sessiond_client.errors import (
+    DeadlineError,
+    ProtocolViolationError,
+    SessiondError,
+    StdinClosedError,
+    UsageError,
+)
+
+
+class StdinPipe:
+    """The writing end. Writes are sent whole and in the order in which they began."""
+
+    def __init__(self, connection: Connection, key: tuple[str, str], offset: int | None) -> None:
+        self._connection = connection
+        self._key = key
+        self._known = offset is not None
+        self.offset = offset or 0
+        """Bytes sent so far; for a command that was there before, what the daemon's first acknowledgement says."""
+        self._limit: int | None = None
+        """Offset up to which may be sent; None until the daemon says it for the first time."""
+        self._closed = False
+        self._broken: SessiondError | None = None
+        self._turn = asyncio.Lock()
+        self._waiter: asyncio.Future[None] | None = None
+
+    # --- what the command calls
+
+    async def write(self, data: bytes) -> None:
+        """Send `data` as the command makes room. When cancelled, `offset` tells how much was sent."""
+        async with self._turn:
+            position = 0
+            while position < len(data):
+                room = await self._room()
+                piece = data[position : position + min(room, MAX_DATA)]
+                session, command = self._key
+                self._connection.send(
+                    messages.CommandStdin(session=session, command=command, offset=self.offset, data=piece)
+                )
+                self.offset += len(piece)
+                position += len(piece)
+                await self._connection.drain()
+
+    async def close(self) -> None:
+        """Let the command read the end of its input after all that was written. Again does nothing."""
+        async with self._turn:
+            if self._closed or self._broken is not None:
+                return
+            session, command = self._key
+            self._connection.send(messages.CommandCloseStdin(session=session, command=command, offset=self.offset))
+            self._closed = True
+
+    # --- what the stream calls
+
+    def on_ack(self, ack: messages.StdinAck) -> None:
+        """Take the new window."""
+        if not self._known:
+            self._known = True
+            self.offset = max(self.offset, ack.offset)
+        if ack.offset > self.offset:
+            raise ProtocolViolationError(
+                f"the daemon acknowledged {ack.offset} bytes of standard input of command {self._key[1]}, {self.offset} were sent"
+            )
+        if ack.window == 0:
+            self.break_off(StdinClosedError(f"command {self._key[1]} reads no more standard input"))
+        else:
+            self._limit = max(self._limit or 0, ack.offset + ack.window)
+            self._wake()
+
+    def break_off(self, reason: SessiondError) -> None:
+        """Let writes fail with `reason` from now on."""
+        if self._broken is None:
+            self._broken = reason
+            self._wake()
+
+    # --- inside
+
+    async def _room(self) -> int:
+        """Bytes that may be sent now; waits until there are some."""
+        loop = asyncio.get_running_loop()
+        while True:
+            if self._broken is not None:
+                raise self._broken
+            if self._closed:
+                raise UsageError("standard input was closed already")
+            if self._limit is not None and self._limit > self.offset:
+                return self._limit - self.offset
+            self._waiter = loop.create_future()
+            try:
+                if self._limit is None:
+                    async with asyncio.timeout(self._connection.timeout):
+                        await self._waiter
+                else:
+                    await self._waiter
+            except TimeoutError:
+                raise DeadlineError(f"the daemon takes no standard input for command {self._key[1]}") from None
+            finally:
+                self._waiter = None
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
