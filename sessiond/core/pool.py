@@ -1,6 +1,7 @@
 """What a warm pool should do next: a pure function of its policy, what it holds, and the time.
 
-The pool counts what it has asked for, not only what it has seen (a pool that counts only observed sandboxes over-creates when
+The pool counts what it has asked for, not only what it has seen (a pool that counts only observed sandboxes
+over-creates when
 creation is slow), and a sandbox leaves it for good: what a session has used is never warm again.
 """
 

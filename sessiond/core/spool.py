@@ -1,8 +1,10 @@
 """The bounded, offset-addressed record of one command's output, in memory.
 
-Offsets run over stdout and stderr together in the order they came, so one number says where a reader is. When the record is
+Offsets run over stdout and stderr together in the order they came, so one number says where a reader is. When the
+record is
 full it forgets only what every follower has consumed; when that is not enough it is `full`, and the daemon stops
-acknowledging the guest's bytes, whose bounded ring then blocks the producer. Nothing is dropped silently: a reader that comes too
+acknowledging the guest's bytes, whose bounded ring then blocks the producer. Nothing is dropped silently: a reader
+that comes too
 late is told the gap.
 """
 
@@ -12,7 +14,6 @@ from bisect import bisect_right
 from dataclasses import dataclass
 
 from sessiond_protocol.messages import StreamName
-
 
 COALESCE_BYTES = 16 * 1024
 """Small writes are joined up to this size: a record of many ten-byte lines must not cost twenty times its bytes."""

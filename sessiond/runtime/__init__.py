@@ -1,1 +1,4 @@
-"""What carries out core's decisions: guest links, warm pools, sessions and their commands. asyncio, one event loop, no threads."""
+"""What carries out core's decisions.
+
+Guest links, warm pools, sessions and their commands. asyncio, one event loop, no threads.
+"""

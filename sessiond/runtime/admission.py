@@ -1,7 +1,9 @@
 """At most so many spawns at once on this machine.
 
-With a CPU cgroup a sandbox, eight or more commands started together give a long tail; admitting 2 x cores at once cut p99 by a factor
-of six for the same throughput (measured). A slot is given back when the command has ended or after `HOLD_SECONDS`, whichever
+With a CPU cgroup a sandbox, eight or more commands started together give a long tail; admitting 2 x cores at once
+cut p99 by a factor
+of six for the same throughput (measured). A slot is given back when the command has ended or after `HOLD_SECONDS`,
+whichever
 comes first: only the spawn itself is rationed, so a long command holds nobody up.
 """
 

@@ -1,10 +1,13 @@
 """One command of a session: its state, its output, who follows it, and what it still owes its guest.
 
-The guest's reports are hostile input: each is checked against what this command can have said, and `GuestFault` ends the sandbox.
+The guest's reports are hostile input: each is checked against what this command can have said, and `GuestFault`
+ends the sandbox.
 """
 
 from __future__ import annotations
 
+import errno
+import os
 import time
 from collections import deque
 from collections.abc import Callable
@@ -26,13 +29,13 @@ from sessiond_protocol.states import next_command_state
 
 from sessiond.core.errors import RequestError
 from sessiond.core.spool import Spool
+from sessiond.runtime.admission import Slot
 from sessiond.runtime.follower import Follower, Sink
 
 STDIN_WINDOW = 256 * 1024
 """Standard input on its way to a command: what the guest buffers (docs/guest.md)."""
 STREAMS: dict[int, StreamName] = {1: "stdout", 2: "stderr"}
 NO_MORE_STDIN = 2**64 - 1
-STAGE_CODES = {1: "limit", 2: "limit", 3: "limit", 7: "unsupported"}
 
 
 class GuestFault(Exception):
@@ -76,6 +79,9 @@ class Command:
         self.starters: list[tuple[Sink, int]] = []
         self.waiters: list[Callable[[Command], None]] = []
         self.stdin_sink: Sink | None = None
+        self.substitute: Callable[[Command], None] | None = None
+        """Launches it with another shell, should the first one be missing."""
+        self.slot: Slot | None = None
         self._ended = ended
         self._channel: Channel | None = None
         self._handle = 0
@@ -97,7 +103,10 @@ class Command:
 
     @property
     def silent(self) -> bool:
-        """Whether no more output can come: the guest has reported the end of both streams, or will not report any more."""
+        """Whether no more output can come.
+
+        The guest has reported the end of both streams, or will not report any more.
+        """
         return self._open_streams == 0
 
     def launch(self, channel: Channel, handle: int, start: wire.Start, stdin: bytes, *, stdin_open: bool) -> None:
@@ -200,13 +209,12 @@ class Command:
         self._open_streams = 0
         self._pump()
 
-    def fail(self, failure: Failure) -> None:
-        """It could not be spawned."""
-        self._move("failed")
+    def deny(self, failure: Failure) -> None:
+        """The policy does not let it run."""
+        self._move("denied")
         self.failure = failure
         self._open_streams = 0
         self._finish()
-        self._pump()
 
     # --- what the guest reports -------------------------------------------------------------------------------------
 
@@ -221,8 +229,25 @@ class Command:
             lambda re: Started.model_construct(re=re, session=self.session_id, command=self.id, pid=self.pid)
         )
 
+    def on_failed(self, frame: wire.Failed) -> None:
+        """It could not be spawned. A missing shell may have a substitute; else this is its end."""
+        if self.state != "starting":
+            raise GuestFault(f"command {self._handle} failed to start after it had started")
+        substitute, self.substitute = self.substitute, None
+        if substitute is not None and frame.stage == wire.STAGE_EXEC and frame.errno == errno.ENOENT:
+            substitute(self)
+            return
+        self._move("failed")
+        self.failure = spawn_failure(self.argv or [], frame)
+        self._open_streams = 0
+        self._finish()
+        self._pump()
+
     def on_output(self, frame: wire.Output, ring: int) -> None:
-        """Bytes it wrote. A repetition after a redial is skipped; a hole is a fault, and so is more than the ring can hold."""
+        """Bytes it wrote.
+
+        A repetition after a redial is skipped; a hole is a fault, and so is more than the ring can hold.
+        """
         data, skip = frame.data, self.spool.end - frame.offset
         if skip < 0:
             raise GuestFault(f"output of command {self._handle} goes on at {frame.offset}, not {self.spool.end}")
@@ -325,6 +350,30 @@ class Command:
         starters, self.starters = self.starters, []
         for sink, re in starters:
             sink.send(answer(re))
+
+
+def spawn_failure(argv: list[str], frame: wire.Failed) -> Failure:
+    """Why a command could not be spawned, in words."""
+    what, why = argv[0] if argv else "the shell", os.strerror(frame.errno)
+    match frame.stage:
+        case wire.STAGE_COMMANDS:
+            return Failure(
+                code="limit", message="too many commands at once in this sandbox", hint="wait for one to end"
+            )
+        case wire.STAGE_PIPES | wire.STAGE_FORK:
+            return Failure(
+                code="limit",
+                message=f"no process could be started: {why}; the sandbox is at its limit of processes or memory",
+                hint="kill commands of the session, or give the profile a higher limit",
+            )
+        case wire.STAGE_RLIMIT:
+            return Failure(code="invalid", message=f"a limit cannot be set: {why}")
+        case wire.STAGE_CWD:
+            return Failure(code="invalid", message=f"the working directory cannot be entered: {why}")
+        case wire.STAGE_EXEC:
+            return Failure(code="invalid", message=f"{what!r} cannot be executed in the sandbox: {why}")
+        case _:
+            return Failure(code="unsupported", message=f"the guest cannot do this: {why}")
 
 
 def exit_record(frame: wire.Exited) -> Exit:

@@ -38,7 +38,10 @@ class Follower:
         self.limit = offset + window
 
     def ack(self, offset: int, window: int) -> None:
-        """The client has consumed up to `offset` and takes `window` more. An older acknowledgement than the last changes nothing."""
+        """The client has consumed up to `offset` and takes `window` more.
+
+        An older acknowledgement than the last changes nothing.
+        """
         self.acked = max(self.acked, min(offset, self._offset))
         self.limit = max(self.limit, offset + window)
 
@@ -47,9 +50,7 @@ class Follower:
         command, spool, sink = self.command, self.command.spool, self._sink
         while sink.writable:
             if self._offset < spool.start:
-                sink.send(
-                    Gap(session=command.session_id, command=command.id, start=self._offset, end=spool.start)
-                )
+                sink.send(Gap(session=command.session_id, command=command.id, start=self._offset, end=spool.start))
                 self._offset = self.acked = spool.start
                 self.limit = max(self.limit, self._offset)
             chunk = spool.read(self._offset, min(MAX_DATA, self.limit - self._offset))
@@ -74,9 +75,7 @@ class Follower:
     def _tell_end(self) -> None:
         command = self.command
         if command.exit is not None and self._offset >= command.exit.output_bytes:
-            self._sink.send(
-                Exited.model_construct(session=command.session_id, command=command.id, exit=command.exit)
-            )
+            self._sink.send(Exited.model_construct(session=command.session_id, command=command.id, exit=command.exit))
         elif command.failure is not None and self._offset >= command.spool.end:
             self._sink.send(Failed(session=command.session_id, command=command.id, failure=command.failure))
         else:

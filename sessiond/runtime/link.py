@@ -1,6 +1,7 @@
 """The daemon's end of a guest's channel: one connection after another, the same commands throughout.
 
-Frames are dispatched from `data_received` itself: no task, queue or poll stands between a guest's report and the client.
+Frames are dispatched from `data_received` itself: no task, queue or poll stands between a guest's report and the
+client.
 """
 
 from __future__ import annotations
@@ -8,8 +9,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from itertools import count
+from typing import cast
 
 from sessiond_protocol import guest as wire
+from typing_extensions import override
 
 from sessiond.core.errors import SessiondError
 from sessiond.runtime.command import Command, GuestFault
@@ -193,11 +196,13 @@ class _Connection(asyncio.Protocol):
         self._greeted = False
         self._deadline: asyncio.TimerHandle | None = None
 
+    @override
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+        transport = cast(asyncio.Transport, transport)
         self._transport = transport
         self._deadline = asyncio.get_running_loop().call_later(HELLO_SECONDS, transport.abort)
 
+    @override
     def data_received(self, data: bytes) -> None:
         link = self._link
         try:
@@ -215,6 +220,7 @@ class _Connection(asyncio.Protocol):
             link.fault(str(error))
             self.abort()
 
+    @override
     def connection_lost(self, exc: Exception | None) -> None:
         if self._deadline is not None:
             self._deadline.cancel()

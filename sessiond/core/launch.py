@@ -1,0 +1,68 @@
+"""From a request to the frame that the guest is sent: environment, working directory, resource limits."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Mapping
+
+from sessiond_protocol import guest as wire
+from sessiond_protocol.messages import CommandLimits, CommandStart, SessionLimits
+
+WORKSPACE = "/workspace"
+CLEAN_ENVIRONMENT = {
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "HOME": WORKSPACE,
+    "USER": "sandbox",
+    "LANG": "C.UTF-8",
+    "TMPDIR": "/tmp",  # noqa: S108 - the sandbox's own
+}
+
+RLIMIT_CPU, RLIMIT_FSIZE, RLIMIT_NOFILE, RLIMIT_AS = 0, 1, 7, 9
+"""Linux's numbers on x86_64 and aarch64 (asm-generic/resource.h)."""
+
+
+def base_environment(*layers: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a session's commands: clean, then each layer over the one before."""
+    environment = dict(CLEAN_ENVIRONMENT)
+    for layer in layers:
+        environment.update(layer)
+    return environment
+
+
+def working_directory(cwd: str) -> str:
+    """Where a command starts: `cwd` seen from the workspace. It is only ever resolved inside the sandbox."""
+    return posixpath.join(WORKSPACE, cwd)
+
+
+def resource_limits(session: SessionLimits, command: CommandLimits) -> tuple[tuple[int, int], ...]:
+    """The rlimits of a command's processes: the lower of what the session and the command ask for."""
+    asked = (
+        (RLIMIT_CPU, None, command.cpu_seconds),
+        (RLIMIT_FSIZE, session.file_bytes, command.file_bytes),
+        (RLIMIT_NOFILE, session.open_files, command.open_files),
+        (RLIMIT_AS, None, command.memory_bytes),
+    )
+    limits = []
+    for resource, *values in asked:
+        given = [value for value in values if value is not None]
+        if given:
+            limits.append((resource, min(given)))
+    return tuple(limits)
+
+
+def launch_frame(
+    handle: int, request: CommandStart, argv: tuple[str, ...], environment: Mapping[str, str], session: SessionLimits
+) -> wire.Start:
+    """The START frame of a request whose `argv` has been decided."""
+    merged = {**environment, **request.env} if request.env else environment
+    return wire.Start(
+        command=handle,
+        timeout_ms=max(1, round(request.timeout * 1000)) if request.timeout is not None else 0,
+        grace_ms=round(request.grace * 1000),
+        stdin=request.stdin or bool(request.input),
+        merge_stderr=request.merge_stderr,
+        rlimits=resource_limits(session, request.limits),
+        cwd=working_directory(request.cwd).encode(),
+        argv=tuple(word.encode() for word in argv),
+        env=tuple(f"{name}={value}".encode() for name, value in merged.items()),
+    )

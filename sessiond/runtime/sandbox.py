@@ -1,0 +1,90 @@
+"""One sandbox as the daemon holds it: the engine's object, the guest's link, and the news of its death."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import structlog
+
+from sessiond.engine.port import Engine, EngineError, SandboxSpec
+from sessiond.runtime.link import GuestLink, LinkError
+
+log = structlog.get_logger()
+
+READY_SECONDS = 20.0
+"""From the sandbox's start to its guest's first word. A loaded machine takes seconds, not milliseconds."""
+PING_SECONDS = 2.0
+"""A healthy guest answers in under a millisecond."""
+
+
+class Sandbox:
+    """A started sandbox whose guest has answered."""
+
+    def __init__(self, engine: Engine, spec: SandboxSpec) -> None:
+        self.engine = engine
+        self.spec = spec
+        self.id = spec.id
+        self.link = GuestLink(spec.id, self._died)
+        self.cause: str | None = None
+        """Why it is dead, once it is."""
+        self._on_death: list[Callable[[str], None]] = []
+        self._watch: asyncio.Task[None] | None = None
+
+    async def launch(self) -> None:
+        """Create and start it, and wait for its guest. On any failure nothing is left behind.
+
+        Raises EngineError or LinkError.
+        """
+        try:
+            await self.engine.create(self.spec, self.link.connection)
+            await self.engine.start(self.id)
+            self._watch = asyncio.create_task(self._watch_death(), name=f"watch {self.id}")
+            await self.link.ready(READY_SECONDS)
+            await self.link.ping(PING_SECONDS)
+        except BaseException:
+            await asyncio.shield(self.remove())
+            raise
+
+    async def check(self) -> bool:
+        """Whether it is alive and its guest answers."""
+        if self.cause is not None:
+            return False
+        try:
+            await self.link.ping(PING_SECONDS)
+        except LinkError as error:
+            self._died(str(error))
+        return self.cause is None
+
+    def on_death(self, call: Callable[[str], None]) -> None:
+        """Call when it dies, with the cause; at once if it is dead."""
+        if self.cause is not None:
+            call(self.cause)
+        else:
+            self._on_death.append(call)
+
+    async def remove(self) -> None:
+        """Kill and erase it. A failure is logged: the engine's listing finds what is left."""
+        self._on_death.clear()
+        self.link.close()
+        if self._watch is not None:
+            self._watch.cancel()
+        try:
+            await self.engine.remove(self.id)
+        except EngineError as error:
+            log.warning("sandbox not removed", sandbox=self.id, error=str(error))
+
+    async def _watch_death(self) -> None:
+        try:
+            self._died(await self.engine.wait(self.id))
+        except EngineError as error:
+            log.warning("sandbox is not watched", sandbox=self.id, error=str(error))
+
+    def _died(self, cause: str) -> None:
+        if self.cause is not None:
+            return
+        self.cause = cause
+        self.link.close()
+        calls, self._on_death = self._on_death, []
+        for call in calls:
+            call(cause)

@@ -1,0 +1,406 @@
+"""One session: a tenant's hold on one sandbox, its commands, and who follows it.
+
+The way of a command is here: known already? - within the limits? - allowed by the policy? - on record - admitted -
+sent to the
+guest. All of it is synchronous; the guest's reports do the rest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from typing import NamedTuple
+
+import structlog
+from sessiond_protocol.codec import encode
+from sessiond_protocol.messages import (
+    CommandInfo,
+    CommandStart,
+    Failure,
+    SessionEvent,
+    SessionInfo,
+    SessionOpen,
+    SessionState,
+    Started,
+)
+from sessiond_protocol.states import next_session_state
+
+from sessiond.core.errors import RequestError
+from sessiond.core.launch import base_environment, launch_frame
+from sessiond.core.spool import Spool
+from sessiond.engine.port import Limits
+from sessiond.policy.audit import AuditError, AuditLog, Ending, Subject
+from sessiond.policy.decide import CommandRequest, Policy, Verdict
+from sessiond.runtime.admission import Admission, Slot
+from sessiond.runtime.command import Command
+from sessiond.runtime.follower import Follower, Sink
+from sessiond.runtime.sandbox import Sandbox
+
+log = structlog.get_logger()
+
+KEPT_COMMANDS = 1024
+"""Ended commands of a session whose record and output are kept in memory; of older ones only id and digest."""
+KEPT_OUTPUT_BYTES = 64 * 1024**2
+"""Output of ended commands kept in memory for a session; beyond it the oldest one's is forgotten."""
+MOST_COMMANDS = 100_000
+"""Commands a session may start in its life: their ids are remembered, so that none can run twice."""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionRules:
+    """What a session takes from its profile."""
+
+    profile: str
+    engine: str
+    policy: Policy
+    limits: Limits
+    commands: int
+    output_bytes: int
+    env: Mapping[str, str]
+    try_sh: bool
+    """Whether a missing bash may be replaced by sh."""
+
+
+class Recorded(NamedTuple):
+    """What the audit log said of a command before it ran."""
+
+    subject: Subject
+    digest: str
+
+
+class Session:
+    """A session from its opening on."""
+
+    def __init__(
+        self,
+        session_id: str,
+        request: SessionOpen,
+        rules: SessionRules,
+        *,
+        image_env: Mapping[str, str],
+        audit: AuditLog,
+        admission: Admission,
+        expires: float | None,
+        idle_timeout: float | None,
+        on_end: Callable[[Session], None],
+        on_calm: Callable[[], None],
+    ) -> None:
+        self.id = session_id
+        self.request_digest = request_digest(request)
+        self.rules = rules
+        self.state: SessionState = "opening"
+        self.sandbox: Sandbox | None = None
+        self.name = request.name
+        self.labels = request.labels
+        self.created = time.time()
+        self.expires = expires
+        self.idle_timeout = idle_timeout
+        self.pooled = False
+        self.draining = False
+        """Whether the daemon stops, so that nothing new may begin."""
+        self.deadline: float | None = None
+        """On the loop's clock, which no change of the wall clock moves."""
+        self.last_active = asyncio.get_running_loop().time()
+        self._limits = request.limits
+        self._asked_env = request.env
+        self._env = base_environment(image_env, rules.env, request.env)
+        self._recorded: dict[str, Recorded] = {}
+        self._audit = audit
+        self._admission = admission
+        self._on_end = on_end
+        self._on_calm = on_calm
+        self._commands: OrderedDict[str, Command] = OrderedDict()
+        self._kept_output: OrderedDict[str, int] = OrderedDict()
+        self._kept_bytes = 0
+        self._forgotten: dict[str, bytes] = {}
+        self._started = 0
+        self._running = 0
+        self._attached: dict[Sink, int] = {}
+        self._epoch = 0
+
+    # --- life -------------------------------------------------------------------------------------------------------
+
+    def opened(self, sandbox: Sandbox, *, pooled: bool) -> None:
+        """It has its sandbox."""
+        self.sandbox, self.pooled = sandbox, pooled
+        self._move("opened", "ready")
+        sandbox.on_death(self._lost)
+
+    def close(self, reason: str) -> None:
+        """End it: commands still running are lost. Its sandbox is the manager's to release."""
+        if self.state in ("closed", "closing"):
+            return
+        self._move("close", reason)
+        self._lose_commands(Failure(code="gone", message=f"session {self.id} was closed: {reason}"))
+        self._move("closed", reason)
+        self._on_end(self)
+
+    def _lost(self, cause: str) -> None:
+        if self.state != "open":
+            return
+        self._lose_commands(Failure(code="gone", message=f"the sandbox of session {self.id} died: {cause}"))
+        self._move("lost", cause)
+        self._on_end(self)
+
+    def _lose_commands(self, failure: Failure) -> None:
+        for command in tuple(self._commands.values()):
+            command.lose(failure)
+
+    def _move(self, event: str, reason: str) -> None:
+        self.state = next_session_state(self.state, event)
+        if self._attached:
+            message = SessionEvent(session=self.info(), reason=reason)
+            for sink in tuple(self._attached):
+                sink.send(message)
+
+    @property
+    def running(self) -> int:
+        """Commands running now."""
+        return self._running
+
+    @property
+    def idle_for(self) -> float:
+        """Seconds since it last did or was asked anything; 0 while a command runs."""
+        return 0.0 if self._running else asyncio.get_running_loop().time() - self.last_active
+
+    def info(self) -> SessionInfo:
+        """The session as the wire shows it."""
+        return SessionInfo(
+            session=self.id,
+            state=self.state,
+            profile=self.rules.profile,
+            engine=self.rules.engine,
+            generation=1,
+            name=self.name,
+            labels=self.labels,
+            created=self.created,
+            expires=self.expires,
+            idle_timeout=self.idle_timeout,
+            commands=self._started,
+            attached=len(self._attached),
+            pooled=self.pooled,
+        )
+
+    # --- who follows it ---------------------------------------------------------------------------------------------
+
+    def attach(self, sink: Sink, *, writer: bool) -> None:
+        """Tell the sink of the session's events; as a writer it fences those that were writers before."""
+        self.touch()
+        if writer:
+            self._epoch += 1
+        self._attached[sink] = self._epoch if writer else 0
+
+    def detach(self, sink: Sink) -> None:
+        """Tell the sink nothing more of it."""
+        self._attached.pop(sink, None)
+        for command in self._commands.values():
+            command.unfollow(sink)
+
+    def check_writer(self, sink: Sink) -> None:
+        """Refuse one who was a writer and has been replaced, and one who attached to read.
+
+        Who never attached may write.
+        """
+        epoch = self._attached.get(sink)
+        if epoch is not None and epoch != self._epoch:
+            what = "another connection took this session over" if epoch else "this connection attached as a reader"
+            raise RequestError("fenced", f"{what}: session {self.id}", "attach as a writer to take it (back)")
+
+    def touch(self) -> None:
+        """It is in use."""
+        self.last_active = asyncio.get_running_loop().time()
+
+    # --- commands ---------------------------------------------------------------------------------------------------
+
+    def start(self, request: CommandStart, sink: Sink) -> Follower | None:
+        """Start a command, or answer for the same one started before. The sink gets `started` or an error in reply.
+
+        Returns its follower when the request asks to follow it. Raises RequestError.
+        """
+        digest = request_digest(request)
+        known = self._find_same(request.command, digest)
+        if known is not None:
+            follower = known.follow(sink, 0, request.window) if request.window else None
+            self._answer_again(known, request.id, sink)
+            return follower
+        self._check_open()
+        self._check_room()
+        self.touch()
+        verdict, recorded = self._judge(request)
+        command = Command(
+            session_id=self.id,
+            command_id=request.command,
+            digest=digest,
+            argv=request.argv,
+            text=request.text,
+            spool=Spool(self.rules.output_bytes),
+            ended=self._command_ended,
+        )
+        self._record(command)
+        if verdict.outcome != "allow":
+            command.deny(Failure(code="denied", message=verdict.reason, rule=verdict.rule))
+            raise RequestError("denied", verdict.reason, rule=verdict.rule)
+        self._running += 1
+        self._recorded[command.id] = recorded
+        command.starters.append((sink, request.id))
+        command.stdin_sink = sink
+        follower = command.follow(sink, 0, request.window) if request.window else None
+        self._admission.submit(lambda slot: self._launch(command, request, verdict.argv, slot))
+        return follower
+
+    def command(self, command_id: str) -> Command:
+        """A command by its id. Raises RequestError `not_found` or, when only its id is remembered, `gone`."""
+        command = self._commands.get(command_id)
+        if command is not None:
+            return command
+        if command_id in self._forgotten:
+            raise RequestError("gone", f"command {command_id} ended long ago; its record is not kept any more")
+        raise RequestError("not_found", f"session {self.id} has no command {command_id}")
+
+    def list(self, after: str | None, limit: int) -> tuple[list[CommandInfo], bool]:
+        """Up to `limit` commands after the named one, oldest first, and whether there are more."""
+        if after is not None:
+            self.command(after)
+        rest = iter(self._commands)
+        if after is not None:
+            for command_id in rest:
+                if command_id == after:
+                    break
+        found = [self._commands[command_id].info() for command_id in islice(rest, limit + 1)]
+        return found[:limit], len(found) > limit
+
+    def _find_same(self, command_id: str, digest: bytes) -> Command | None:
+        command = self._commands.get(command_id)
+        known = command.digest if command is not None else self._forgotten.get(command_id)
+        if known is None:
+            return None
+        if known != digest:
+            raise RequestError(
+                "conflict", f"command {command_id} was started with another body", "choose a new id for a new command"
+            )
+        return self.command(command_id)
+
+    def _answer_again(self, command: Command, re: int, sink: Sink) -> None:
+        if command.failure is not None and command.state != "lost":
+            raise RequestError(
+                command.failure.code, command.failure.message, command.failure.hint, command.failure.rule
+            )
+        if command.state == "starting":
+            command.starters.append((sink, re))
+        else:
+            sink.send(Started(re=re, session=self.id, command=command.id, pid=command.pid))
+
+    def _check_open(self) -> None:
+        if self.state != "open":
+            raise RequestError("gone", f"session {self.id} is {self.state}", "open a new one")
+        if self.draining:
+            raise RequestError("unavailable", "the daemon is stopping", "try again when it is back")
+
+    def _check_room(self) -> None:
+        if self._running >= self.rules.commands:
+            raise RequestError(
+                "limit", f"{self._running} commands run at once in session {self.id}, its limit", "wait for one to end"
+            )
+        if self._started >= MOST_COMMANDS:
+            raise RequestError("limit", f"session {self.id} has started {MOST_COMMANDS} commands", "open a new one")
+
+    def _judge(self, request: CommandStart) -> tuple[Verdict, Recorded]:
+        asked = CommandRequest(
+            argv=tuple(request.argv) if request.argv is not None else None,
+            text=request.text,
+            env={**self._asked_env, **request.env},
+            cwd=request.cwd,
+        )
+        verdict = self.rules.policy.decide(asked)
+        subject = Subject(self.id, request.command, self.rules.profile, self.rules.policy.digest)
+        try:
+            digest = self._audit.decision(subject, asked, verdict)
+        except AuditError as error:
+            raise RequestError("unavailable", f"nothing may run that is not on record: {error}") from error
+        return verdict, Recorded(subject, digest)
+
+    def _record(self, command: Command) -> None:
+        self._commands[command.id] = command
+        self._started += 1
+
+    def _launch(self, command: Command, request: CommandStart, argv: tuple[str, ...], slot: Slot) -> None:
+        if self.sandbox is None or not command.running:
+            slot.release()
+            return
+        link = self.sandbox.link
+        handle = link.new_handle()
+        frame = launch_frame(handle, request, argv, self._env, self._limits)
+        command.slot = slot
+        if argv[0] == "bash" and request.text is not None and self.rules.try_sh:
+            command.substitute = lambda again: self._launch(again, request, ("sh", *argv[1:]), slot)
+        link.register(handle, command)
+        command.launch(link, handle, frame, request.input, stdin_open=request.stdin)
+
+    def _command_ended(self, command: Command) -> None:
+        self.touch()
+        if command.slot is not None:
+            command.slot.release()
+            command.slot = None
+        if command.state != "denied":
+            self._running -= 1
+            self._audit_end(command)
+            if self._running == 0:
+                self._on_calm()
+        self._kept_output[command.id] = kept = command.spool.end - command.spool.start
+        self._kept_bytes += kept
+        self._forget_old()
+
+    def _audit_end(self, command: Command) -> None:
+        recorded = self._recorded.pop(command.id)
+        try:
+            self._audit.end(recorded.subject, recorded.digest, ending(command))
+        except AuditError as error:
+            log.error("the end of a command is not on record", session=self.id, command=command.id, error=str(error))
+
+    def _forget_old(self) -> None:
+        while self._kept_bytes > KEPT_OUTPUT_BYTES and len(self._kept_output) > 1:
+            oldest_id, kept = self._kept_output.popitem(last=False)
+            self._kept_bytes -= kept
+            self._commands[oldest_id].spool.clear()
+        while len(self._commands) - self._running > KEPT_COMMANDS:
+            oldest = next(command for command in self._commands.values() if not command.running)
+            del self._commands[oldest.id]
+            self._forgotten[oldest.id] = oldest.digest
+            self._kept_bytes -= self._kept_output.pop(oldest.id, 0)
+
+
+def request_digest(request: CommandStart | SessionOpen) -> bytes:
+    """Digest of all that a request asks for but its correlation id (and the window, which only concerns the asker)."""
+    plain: dict[str, object] = {"id": 0}
+    if isinstance(request, CommandStart):
+        plain["window"] = 0
+    return hashlib.sha256(encode(request.model_copy(update=plain))).digest()
+
+
+def ending(command: Command) -> Ending:
+    """How a command ended, for the audit log."""
+    record = command.exit
+    if record is None:
+        return Ending(
+            exit_code=None,
+            signal=None,
+            cause="lost" if command.state == "lost" else "failed",
+            seconds=max(0.0, (command.ended or 0.0) - (command.started or command.ended or 0.0)),
+            output_bytes=command.spool.end,
+            timed_out=False,
+            oom=False,
+        )
+    return Ending(
+        exit_code=record.code,
+        signal=record.signal,
+        cause=record.cause,
+        seconds=record.wall_seconds,
+        output_bytes=record.output_bytes,
+        timed_out=record.cause == "timeout",
+        oom=record.cause == "oom",
+    )

@@ -1,0 +1,272 @@
+"""The daemon: state directory, engines, profiles, sessions and listeners, from start to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import secrets
+import signal
+import socket
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import structlog
+
+from sessiond.core.errors import SessiondError
+from sessiond.core.pool import PoolPolicy
+from sessiond.engine.port import Engine, EngineError, Limits, SandboxSpec
+from sessiond.engine.select import open_engine
+from sessiond.policy.audit import AuditError, AuditLog
+from sessiond.policy.decide import Policy
+from sessiond.runtime.admission import Admission, default_slots
+from sessiond.runtime.manager import OpenProfile, SessionManager
+from sessiond.runtime.pool import Pool
+from sessiond.runtime.sandbox import Sandbox
+from sessiond.runtime.session import SessionRules
+from sessiond.server.app import make_app
+from sessiond.server.connection import ClientConnection
+from sessiond.server.door import Door
+from sessiond.server.listener import Listener, Pending, listen
+from sessiond.server.websocket import WebSocketConnection
+from sessiond.settings import Profile, Settings
+from sessiond.version import VERSION
+
+log = structlog.get_logger()
+
+STOP_SECONDS = 60.0
+"""Erasing all sandboxes must not take longer; what is left is found and erased at the next start."""
+
+
+class StateError(SessiondError):
+    """The state directory cannot be used."""
+
+
+class Daemon:
+    """One daemon on one state directory."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._state = settings.daemon.state
+        self._lock: int | None = None
+        self._engines: dict[str, Engine] = {}
+        self._listeners: list[Listener] = []
+        self._connections: set[WebSocketConnection] = set()
+        self._stop = asyncio.Event()
+        self._audit: AuditLog | None = None
+        self._manager: SessionManager | None = None
+
+    async def run(self, ready: Callable[[list[str]], None]) -> None:
+        """Serve until SIGTERM or SIGINT. `ready` is called with the addresses once clients may come.
+
+        Raises SessiondError or EngineError when it cannot start; whatever was begun is undone.
+        """
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        try:
+            await self._start()
+            addresses = [listener.address for listener in self._listeners]
+            log.info("sessiond is ready", version=VERSION, listen=addresses)
+            ready(addresses)
+            notify("READY=1")
+            await self._stop.wait()
+            notify("STOPPING=1")
+            await self._drain()
+        finally:
+            await self._close()
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)
+
+    # --- start ------------------------------------------------------------------------------------------------------
+
+    async def _start(self) -> None:
+        self._lock = lock_state(self._state)
+        instance = instance_name(self._state)
+        audit = self._audit = AuditLog(self._state / "audit.jsonl")
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reopen_audit, audit)
+        admission = Admission(self._settings.daemon.spawns or default_slots())
+        profiles = {
+            name: await self._open_profile(name, profile, instance) for name, profile in self._settings.profiles.items()
+        }
+        for engine in self._engines.values():
+            await remove_orphans(engine)
+        manager = self._manager = SessionManager(
+            profiles, audit=audit, admission=admission, most=self._settings.daemon.max_sessions
+        )
+        await self._listen(manager)
+        manager.start()
+
+    async def _open_profile(self, name: str, profile: Profile, instance: str) -> OpenProfile:
+        engine = await self._engine(profile.engine or self._settings.daemon.engine, instance)
+        limits = profile.limits.to_limits()
+        rules = SessionRules(
+            profile=name,
+            engine=engine.name,
+            policy=Policy.from_settings(name, profile.policy, "sh" if profile.shell == "sh" else "bash"),
+            limits=limits,
+            commands=profile.commands,
+            output_bytes=profile.output_bytes,
+            env=profile.env,
+            try_sh=profile.shell == "auto",
+        )
+        wanted = profile.pool
+        pool = Pool(
+            name,
+            PoolPolicy(
+                min=wanted.min,
+                max=wanted.max,
+                creations=wanted.creations,
+                max_age=wanted.max_age,
+                waiters=wanted.waiters,
+            ),
+            make=partial(make_sandbox, engine, name, profile.image, limits),
+            prepare=partial(engine.prepare, profile.image),
+            wait_seconds=wanted.wait,
+            health_interval=wanted.health_interval,
+        )
+        return OpenProfile(
+            engine=engine,
+            rules=rules,
+            pool=pool,
+            ttl=profile.ttl,
+            idle_timeout=profile.idle_timeout,
+            max_ttl=profile.max_ttl,
+        )
+
+    async def _engine(self, name: str, instance: str) -> Engine:
+        if name not in self._engines:
+            daemon = self._settings.daemon
+            engine, capabilities, why = await open_engine(
+                name,
+                instance=instance,
+                directory=self._state / "sandboxes",
+                docker_host=daemon.docker_host,
+                runtime=daemon.runtime,
+            )
+            log.info("engine chosen", engine=capabilities.engine, version=capabilities.version, why=why)
+            for weakness in capabilities.weaknesses:
+                log.warning("engine weakness", engine=capabilities.engine, weakness=weakness)
+            self._engines[name] = engine
+        return self._engines[name]
+
+    async def _listen(self, manager: SessionManager) -> None:
+        daemon = self._settings.daemon
+        pending = Pending(daemon.max_pending_connections, daemon.open_timeout)
+
+        def websocket(door: Door) -> WebSocketConnection:
+            return WebSocketConnection(
+                door,
+                partial(ClientConnection, manager),
+                self._connections,
+                most_connections=daemon.max_connections,
+                ping_interval=daemon.ping_interval,
+                ping_timeout=daemon.ping_timeout,
+            )
+
+        for address in daemon.listen:
+            listener = await listen(address, daemon, pending, lambda door: make_app(door, manager), websocket)
+            self._listeners.append(listener)
+
+    def _reopen_audit(self, audit: AuditLog) -> None:
+        try:
+            audit.reopen()
+        except AuditError as error:
+            log.error("the audit log goes on in its old file", error=str(error))
+
+    # --- stop -------------------------------------------------------------------------------------------------------
+
+    async def _drain(self) -> None:
+        """Refuse new sessions, and give running commands the grace to end."""
+        manager = self._manager
+        if manager is None:
+            return
+        manager.drain()
+        log.info("sessiond stops", sessions=manager.count, drain_seconds=self._settings.daemon.drain)
+        try:
+            async with asyncio.timeout(self._settings.daemon.drain):
+                await manager.quiet()
+        except TimeoutError:
+            log.warning("commands still run; their sessions are closed")
+
+    async def _close(self) -> None:
+        for listener in self._listeners:
+            listener.close()
+        if self._manager is not None:
+            try:
+                async with asyncio.timeout(STOP_SECONDS):
+                    await self._manager.close()
+            except TimeoutError:
+                log.error("sandboxes are left behind; the next start erases them")
+        for connection in tuple(self._connections):
+            connection.close(1001, "the daemon stops")
+        for engine in self._engines.values():
+            await engine.close()
+        if self._audit is not None:
+            asyncio.get_running_loop().remove_signal_handler(signal.SIGHUP)
+            self._audit.close()
+        if self._lock is not None:
+            os.close(self._lock)
+        log.info("sessiond has stopped")
+
+
+def make_sandbox(engine: Engine, profile: str, image: str, limits: Limits, sandbox_id: str) -> Sandbox:
+    """A sandbox of a profile, not launched yet."""
+    return Sandbox(engine, SandboxSpec(id=sandbox_id, profile=profile, image=image, limits=limits))
+
+
+async def remove_orphans(engine: Engine) -> None:
+    """Erase what an earlier life of this daemon left behind."""
+    left = await engine.list()
+    if left:
+        log.warning("erasing sandboxes of an earlier run", engine=engine.name, sandboxes=len(left))
+    for status in left:
+        try:
+            await engine.remove(status.id)
+        except EngineError as error:
+            log.warning("sandbox not removed", sandbox=status.id, error=str(error))
+
+
+def lock_state(state: Path) -> int:
+    """Make the state directory ours alone. Raises StateError when another daemon has it."""
+    try:
+        state.mkdir(mode=0o711, parents=True, exist_ok=True)
+        descriptor = os.open(state / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise StateError(
+            f"state directory {state}: {error.strerror}; set daemon.state or `--state` to a writable one"
+        ) from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise StateError(f"another sessiond runs on {state}; stop it, or give this one its own `--state`") from None
+    return descriptor
+
+
+def instance_name(state: Path) -> str:
+    """The name under which this state directory's sandboxes are found again; chosen once."""
+    path = state / "instance"
+    try:
+        return path.read_text().strip()
+    except FileNotFoundError:
+        name = secrets.token_hex(6)
+        draft = state / ".instance"
+        draft.write_text(name + "\n")
+        draft.rename(path)
+        return name
+
+
+def notify(message: str) -> None:
+    """Tell systemd, where it listens (sd_notify(3))."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address:
+        return
+    if address.startswith("@"):
+        address = "\0" + address[1:]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notifier:
+        try:
+            notifier.sendto(message.encode(), address)
+        except OSError as error:
+            log.warning("systemd was not notified", error=str(error))

@@ -1,0 +1,41 @@
+"""`sessiond serve`: settings, log, daemon, exit code."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import Any
+
+from sessiond.core.errors import SessiondError
+from sessiond.engine.port import EngineError
+from sessiond.policy.audit import AuditError
+from sessiond.server.daemon import Daemon
+from sessiond.server.logging import configure
+from sessiond.settings import Settings, SettingsError, load
+
+
+def serve(config: Path | None, overrides: dict[str, Any]) -> int:
+    """Run the daemon until it is told to stop.
+
+    `overrides` are values of `[daemon]` from the command line. Returns the exit code.
+    """
+    try:
+        settings = load(config)
+        daemon = settings.daemon.model_copy(update=overrides)
+        settings = Settings.model_construct(daemon=daemon, profiles=settings.profiles)
+    except SettingsError as error:
+        print(f"sessiond: {error}", file=sys.stderr)
+        return 2
+    configure(daemon.log_level, daemon.log_format)
+    try:
+        asyncio.run(Daemon(settings).run(announce))
+    except (SessiondError, EngineError, AuditError) as error:
+        print(f"sessiond: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def announce(addresses: list[str]) -> None:
+    """The line that scripts wait for."""
+    print(f"sessiond ready {' '.join(addresses)}", flush=True)

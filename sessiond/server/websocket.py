@@ -1,0 +1,257 @@
+"""One WebSocket of one client: websockets' sans-I/O protocol on an asyncio transport, below uvicorn's HTTP.
+
+uvicorn hands an upgraded connection to a protocol class. This one skips ASGI: a frame goes from `data_received` to
+its handler and
+back without a task or queue between, and the transport's flow control is in reach (ARCHITECTURE.md has the figures).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Protocol, cast
+
+import structlog
+from sessiond_protocol.address import ENDPOINT_PATH
+from sessiond_protocol.errors import RemoteProtocolError
+from sessiond_protocol.limits import FRAME_BYTES
+from sessiond_protocol.messages import SUBPROTOCOL
+from typing_extensions import override
+from websockets.datastructures import Headers
+from websockets.frames import CloseCode, Frame, Opcode
+from websockets.http11 import Request
+from websockets.protocol import SEND_EOF, State
+from websockets.server import ServerProtocol
+from websockets.typing import Subprotocol
+
+from sessiond.server.door import Door, check_request
+
+log = structlog.get_logger()
+
+HIGH_WATER_BYTES = 1024 * 1024
+"""Above so much unsent the connection counts as not writable, and output waits where it is kept."""
+MOST_UNSENT_BYTES = 16 * 1024 * 1024
+"""A client that lets so much wait unread is disconnected: replies and events cannot wait elsewhere."""
+MOST_FRAGMENTS = 256
+"""Fragments of one message. Honest libraries send one; a drip of tiny ones is an attack."""
+MOST_PINGS = 256
+"""Pings of the client between two of ours."""
+CLOSE_SECONDS = 2.0
+"""How long a closing handshake may take."""
+
+
+class Conversation(Protocol):
+    """What is said on a connection, apart from how it travels."""
+
+    def receive(self, data: bytes) -> None:
+        """A whole message. Raises RemoteProtocolError when the connection is to be closed."""
+
+    def writable_again(self) -> None:
+        """Output may be sent again."""
+
+    def closed(self) -> None:
+        """The connection is over."""
+
+
+class WebSocketConnection(asyncio.Protocol):
+    """From the upgrade request to the end of the connection."""
+
+    def __init__(
+        self,
+        door: Door,
+        converse: Callable[[WebSocketConnection], Conversation],
+        others: set[WebSocketConnection],
+        *,
+        most_connections: int,
+        ping_interval: float,
+        ping_timeout: float,
+    ) -> None:
+        self._door = door
+        self._converse = converse
+        self._others = others
+        self._most_connections = most_connections
+        self._ping_interval = ping_interval
+        self._ping_timeout = ping_timeout
+        self._protocol = ServerProtocol(subprotocols=[Subprotocol(SUBPROTOCOL)], max_size=FRAME_BYTES)
+        self._conversation: Conversation | None = None
+        self._transport: asyncio.Transport | None = None
+        self._loop = asyncio.get_running_loop()
+        self._fragments: list[bytes] = []
+        self._pings = 0
+        self._keepalive: asyncio.TimerHandle | None = None
+        self._flushing = False
+        self._ending = False
+        self.writable = True
+
+    # --- for the conversation ---------------------------------------------------------------------------------------
+
+    def send(self, frame: bytes) -> None:
+        """Queue one message; all messages of one turn of the loop leave in one write."""
+        if self._protocol.state is not State.OPEN:
+            return
+        self._protocol.send_binary(frame)
+        if not self._flushing:
+            self._flushing = True
+            self._loop.call_soon(self._flush)
+
+    def close(self, code: int, reason: str) -> None:
+        """Say goodbye; the transport ends when the client answers, or after `CLOSE_SECONDS`."""
+        if self._protocol.state is State.OPEN:
+            self._protocol.send_close(code, reason[:120])
+            self._flush()
+
+    # --- asyncio ----------------------------------------------------------------------------------------------------
+
+    @override
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        transport = cast(asyncio.Transport, transport)
+        transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
+        self._transport = transport
+
+    @override
+    def data_received(self, data: bytes) -> None:
+        self._protocol.receive_data(data)
+        for event in self._protocol.events_received():
+            if isinstance(event, Request):
+                self._handshake(event)
+            elif isinstance(event, Frame):
+                self._frame(event)
+        self._flush()
+
+    @override
+    def eof_received(self) -> None:
+        self._protocol.receive_eof()
+        self._flush()
+
+    @override
+    def pause_writing(self) -> None:
+        self.writable = False
+
+    @override
+    def resume_writing(self) -> None:
+        self.writable = True
+        if self._conversation is not None:
+            self._conversation.writable_again()
+
+    @override
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._keepalive is not None:
+            self._keepalive.cancel()
+        if self._conversation is not None:
+            self._conversation.closed()
+            self._conversation = None
+        self._others.discard(self)
+
+    # --- inside -----------------------------------------------------------------------------------------------------
+
+    def _handshake(self, request: Request) -> None:
+        refusal = check_request(self._door, plain_headers(request.headers))
+        if refusal is not None:
+            log.warning("connection refused", door=self._door.name, reason=refusal.reason)
+            response = self._protocol.reject(refusal.status, refusal.reason + "\n")
+        elif len(self._others) >= self._most_connections:
+            log.warning("connection refused", door=self._door.name, reason="too many connections")
+            response = self._protocol.reject(503, "too many connections; close one\n")
+        elif request.path != ENDPOINT_PATH:
+            response = self._protocol.reject(404, f"the endpoint is {ENDPOINT_PATH}\n")
+        else:
+            response = self._protocol.accept(request)
+            if response.status_code == 101 and self._protocol.subprotocol != SUBPROTOCOL:
+                response = self._protocol.reject(400, f"the subprotocol is {SUBPROTOCOL}\n")
+        self._protocol.send_response(response)
+        if response.status_code == 101:
+            self._others.add(self)
+            self._conversation = self._converse(self)
+            self._schedule_ping()
+
+    def _frame(self, frame: Frame) -> None:
+        match frame.opcode:
+            case Opcode.BINARY if frame.fin:
+                self._message(bytes(frame.data))
+            case Opcode.BINARY | Opcode.CONT:
+                self._fragment(frame)
+            case Opcode.TEXT:
+                self._fail(CloseCode.INVALID_DATA, "messages are binary")
+            case Opcode.PING:
+                self._pings += 1
+                if self._pings > MOST_PINGS:
+                    self._fail(CloseCode.POLICY_VIOLATION, "too many pings")
+            case Opcode.PONG:
+                if self._keepalive is not None:
+                    self._keepalive.cancel()
+                self._schedule_ping()
+
+    def _fragment(self, frame: Frame) -> None:
+        self._fragments.append(bytes(frame.data))
+        if len(self._fragments) > MOST_FRAGMENTS:
+            self._fail(CloseCode.POLICY_VIOLATION, "too many fragments")
+        elif frame.fin:
+            whole, self._fragments = b"".join(self._fragments), []
+            self._message(whole)
+
+    def _message(self, data: bytes) -> None:
+        if self._conversation is None or self._protocol.state is not State.OPEN:
+            return
+        try:
+            self._conversation.receive(data)
+        except RemoteProtocolError as error:
+            self._fail(error.close_code, str(error))
+
+    def _fail(self, code: int, reason: str) -> None:
+        log.warning("connection closed", door=self._door.name, code=int(code), reason=reason)
+        self._fragments.clear()
+        if self._protocol.state is State.OPEN:
+            self._protocol.fail(code, reason[:120])
+
+    def _flush(self) -> None:
+        self._flushing = False
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return
+        frames = self._protocol.data_to_send()
+        if frames:
+            transport.write(frames[0] if len(frames) == 1 else b"".join(frames))
+        if not self._ending and self._protocol.close_expected():
+            self._ending = True
+            self._loop.call_later(CLOSE_SECONDS, self._abort)
+        if frames and frames[-1] == SEND_EOF:
+            transport.close()
+        if transport.get_write_buffer_size() > MOST_UNSENT_BYTES:
+            log.warning("client does not read", door=self._door.name)
+            self._protocol.fail(CloseCode.TRY_AGAIN_LATER, "too much waits unread")
+            transport.abort()
+
+    def _schedule_ping(self) -> None:
+        self._pings = 0
+        self._keepalive = self._loop.call_later(self._ping_interval, self._ping)
+
+    def _ping(self) -> None:
+        if self._protocol.state is State.OPEN:
+            self._protocol.send_ping(b"")
+            self._flush()
+            self._keepalive = self._loop.call_later(self._ping_timeout, self._unanswered)
+
+    def _unanswered(self) -> None:
+        log.info("client does not answer", door=self._door.name)
+        self._abort()
+
+    def _abort(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+
+def plain_headers(headers: Headers) -> dict[str, str]:
+    """Headers by lower-case name.
+
+    Of one that comes twice all values, so that a second one cannot hide behind the first.
+    """
+    plain: dict[str, str] = {}
+    for name, value in headers.raw_items():
+        key = name.lower()
+        plain[key] = f"{plain[key]}, {value}" if key in plain else value
+    return plain
+
+
+def websocket_factory(make: Callable[[], WebSocketConnection]) -> Callable[..., Any]:
+    """What uvicorn calls with its own arguments, of which none is needed."""
+    return lambda **_: make()
