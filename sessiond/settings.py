@@ -113,9 +113,7 @@ class LimitsSettings(_Section):
     """What one sandbox may use; `sessiond.engine.port.Limits` describes each."""
 
     memory_bytes: Annotated[Size, Field(ge=16 * 1024**2)] = _LIMITS.memory_bytes
-    cpus: Annotated[float, BeforeValidator(_no_bool), Field(gt=0, le=4096, allow_inf_nan=False)] = (
-        _LIMITS.cpus
-    )
+    cpus: Annotated[float, BeforeValidator(_no_bool), Field(gt=0, le=4096, allow_inf_nan=False)] = _LIMITS.cpus
     pids: Annotated[Count, Field(ge=8)] = _LIMITS.pids
     open_files: Annotated[Count, Field(ge=64)] = _LIMITS.open_files
     file_bytes: Size = _LIMITS.file_bytes
@@ -289,17 +287,11 @@ def _check_address(address: str) -> None:
     if address.startswith("unix:"):
         path = address[5:]
         if not path.startswith("/") or "\0" in path or len(os.fsencode(path)) > _SOCKET_PATH_BYTES:
-            raise ValueError(
-                f"{address!r}: expected unix: and an absolute path of at most {_SOCKET_PATH_BYTES} bytes"
-            )
+            raise ValueError(f"{address!r}: expected unix: and an absolute path of at most {_SOCKET_PATH_BYTES} bytes")
         return
     match = re.fullmatch(r"tcp:(?:\[([0-9A-Fa-f:.]+)\]|([0-9.]+)):(\d{1,5})", address)
     try:
-        good = (
-            match is not None
-            and int(match[3]) <= _LARGEST_PORT
-            and ipaddress.ip_address(match[1] or match[2])
-        )
+        good = match is not None and int(match[3]) <= _LARGEST_PORT and ipaddress.ip_address(match[1] or match[2])
     except ValueError:
         good = False
     if not good:

@@ -61,11 +61,13 @@ class AuditLog:
         """Open the log at `path`, creating it if need be. Raises AuditError."""
         self._path = path
         self._descriptor = self._open()
+        self._torn = _ends_torn(self._descriptor)
 
     def reopen(self) -> None:
         """Continue in the file that is now at the path. Raises AuditError, and then keeps the old file."""
         fresh = self._open()
         old, self._descriptor = self._descriptor, fresh
+        self._torn = _ends_torn(fresh)
         _finish(old)
 
     def close(self) -> None:
@@ -121,23 +123,16 @@ class AuditLog:
         try:
             # ASCII only, so that no control, bidi or line character reaches a reader of the file.
             text = json.dumps(record, ensure_ascii=True, separators=(",", ":")).replace("\x7f", "\\u007f")
-            line = text.encode() + b"\n"
+            line = (b"\n" if self._torn else b"") + text.encode() + b"\n"
             written = os.write(self._descriptor, line)
         except (OSError, ValueError) as error:
             raise AuditError(f"the audit log {self._path} cannot be written: {error}") from error
-        if written != len(line):
-            self._end_partial_line()
+        self._torn = written != len(line)
+        if self._torn:
             raise AuditError(f"the audit log {self._path} took only a part of a record: is the disk full?")
 
-    def _end_partial_line(self) -> None:
-        """Keep the next record, if there will be one, off the line that was cut short."""
-        try:
-            os.write(self._descriptor, b"\n")
-        except OSError:
-            return
-
     def _open(self) -> int:
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
         try:
             descriptor = os.open(self._path, flags, 0o600)
         except OSError as error:
@@ -147,6 +142,12 @@ class AuditLog:
             raise AuditError(f"the audit log {self._path} is not a regular file")
         os.fchmod(descriptor, 0o600)
         return descriptor
+
+
+def _ends_torn(descriptor: int) -> bool:
+    """Whether the file ends in a record cut short, so that the next one must begin a line of its own."""
+    size = os.fstat(descriptor).st_size
+    return size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
 
 
 def request_digest(request: CommandRequest) -> str:

@@ -155,18 +155,15 @@ class Policy:
     def _why_not(self, name: str) -> str:
         shown = _shown(name)
         base = name.rpartition("/")[2]
+        if "/" in name and not name.startswith("/"):
+            return f"{shown} is a path; run a script by its interpreter's name"
         if "/" in name:
-            if base in self._allow:
-                return f"{shown} is a path; only the program found as {base} is allowed"
-            if not name.startswith("/"):
-                return f"{shown} is a path; run a script by its interpreter's name"
-            return f"{shown} is not an allowed program"
+            known = f"; {base}, the one that PATH finds, is" if base in self._allow else ""
+            return f"{shown} is not an allowed program{known}"
         if name in rules.ALTERNATIVES:
             return f"{shown} is not an allowed program; {rules.ALTERNATIVES[name]}"
         shorter = max((allowed for allowed in self._allow if name.startswith(allowed)), key=len, default="")
-        return f"{shown} is not an allowed program" + (
-            f"; {shorter} is" if len(shorter) > len(name) // 2 else ""
-        )
+        return f"{shown} is not an allowed program" + (f"; {shorter} is" if len(shorter) > len(name) // 2 else "")
 
 
 def _check_arguments(name: str, restriction: rules.Refused, arguments: Words) -> None:
@@ -209,4 +206,4 @@ def _size(request: CommandRequest) -> int:
 def _shown(word: str) -> str:
     """A word as a reason shows it: bounded, with nothing that a terminal would obey."""
     escaped = word.encode("unicode_escape").decode() if not word.isprintable() else word
-    return repr(escaped if len(escaped) <= 80 else f"{escaped[:80]}...")  # noqa: PLR2004
+    return repr(escaped if len(escaped) <= 80 else f"{escaped[:80]}...")

@@ -69,9 +69,7 @@ def _git() -> Refused:
 RESTRICTIONS: dict[str, Refused] = {
     "diff": Refused(long=("paginate",), short="l"),
     "file": Refused(long=("uncompress", "uncompress-noreport"), short="zZ"),
-    "find": Refused(
-        words=_words("-exec -execdir -ok -okdir -delete -fls -fprint -fprint0 -fprintf -files0-from")
-    ),
+    "find": Refused(words=_words("-exec -execdir -ok -okdir -delete -fls -fprint -fprint0 -fprintf -files0-from")),
     "git": _git(),
     "mypy": Refused(long=("python-executable", "install-types")),
     "printf": Refused(short="v"),
