@@ -43,17 +43,25 @@ class SessionInfo(Message):
     """A session as its owner sees it."""
 
     session: Identifier
+    """Its name."""
     state: SessionState
+    """Where it stands; see the states."""
     profile: str
+    """What it was opened from."""
     engine: str
+    """What makes its sandbox."""
     generation: Offset
     """Grows when the session's sandbox had to be replaced: processes lost, workspace kept."""
     name: str | None = None
+    """A title for people."""
     labels: Labels = Field(default={})
+    """What it was labelled with."""
     created: float
     """Seconds since the epoch, UTC."""
     expires: float | None = None
+    """When it is closed whatever happens, in seconds since the epoch."""
     idle_timeout: float | None = None
+    """Seconds of idleness after which it is closed."""
     commands: Offset = 0
     """Commands started so far."""
     attached: Offset = 0
@@ -66,23 +74,32 @@ class Exit(Message):
     """How a command ended. Written once, by the guest's report; never invented."""
 
     code: Annotated[int, Field(ge=0, le=255)] | None
-    """Exit code; None when a signal ended it."""
+    """Exit code; nil when a signal ended it."""
     signal: Annotated[int, Field(ge=1, le=64)] | None = None
+    """The signal that ended it."""
     cause: Literal["exit", "signal", "timeout", "oom", "killed"]
+    """`timeout`: its own; `oom`: out of memory; `killed`: on request."""
     output_bytes: Offset
     """Bytes of output (both streams) written before it ended."""
     wall_seconds: float
+    """From its start to its end."""
     user_seconds: float
+    """Processor time in its own code."""
     system_seconds: float
+    """Processor time in the kernel."""
     max_rss_bytes: Offset
+    """Most memory that one of its processes held."""
 
 
 class Failure(Message):
     """Why a command never ran or was lost."""
 
     code: ErrorCode
+    """What kind of failure."""
     message: str
+    """What happened, for people."""
     hint: str = ""
+    """What to do about it, for people."""
     rule: str | None = None
     """The policy rule, when the command was denied."""
 
@@ -92,26 +109,38 @@ class CommandInfo(Message):
 
     session: Identifier
     command: Identifier
+    """Its name."""
     state: CommandState
+    """Where it stands; see the states."""
     argv: Annotated[list[str], Field(max_length=MAX_ARGUMENTS)] | None = None
+    """As it was asked for."""
     text: str | None = None
+    """As it was asked for."""
     started: float | None = None
+    """When it began to run, in seconds since the epoch."""
     ended: float | None = None
+    """When it ended, in seconds since the epoch."""
     output_from: Offset = 0
     """First byte of output still kept."""
     output_to: Offset = 0
     """Bytes of output received so far."""
     exit: Exit | None = None
+    """How it ended, once it has exited."""
     failure: Failure | None = None
+    """Why it failed, was denied or was lost."""
 
 
 class ServerLimits(Message):
     """What this server accepts, so that a client need not find out by being refused."""
 
     frame_bytes: Offset
+    """Longest frame."""
     control_bytes: Offset
+    """Longest frame of a message that is not bulk."""
     depth: Offset
+    """Most maps and arrays within each other."""
     elements: Offset
+    """Most map entries and array items of a frame."""
     window_bytes: Offset
     """Largest output window a client may grant."""
     commands: Offset

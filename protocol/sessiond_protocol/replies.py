@@ -27,10 +27,15 @@ class Welcome(Message):
     type: Literal["welcome"] = "welcome"
     re: RequestId
     version: Annotated[int, Field(ge=1, le=MAX_INTEGER)]
+    """The version that both will speak."""
     server: str
+    """Name and version of the server, for logs."""
     capabilities: Annotated[list[str], Field(max_length=MAX_NAMES)]
+    """What it can do beyond this page; each is a name."""
     profiles: Annotated[list[str], Field(max_length=MAX_NAMES)]
+    """What the client may open sessions from."""
     limits: ServerLimits
+    """What it accepts."""
 
 
 class SessionReply(Message):
@@ -39,6 +44,7 @@ class SessionReply(Message):
     type: Literal["session"] = "session"
     re: RequestId
     session: SessionInfo
+    """Its state."""
 
 
 class SessionsReply(Message):
@@ -47,7 +53,9 @@ class SessionsReply(Message):
     type: Literal["sessions"] = "sessions"
     re: RequestId
     sessions: Annotated[list[SessionInfo], Field(max_length=MAX_PAGE)]
+    """Oldest first."""
     more: bool = False
+    """Whether there are further ones."""
 
 
 class CommandReply(Message):
@@ -56,6 +64,7 @@ class CommandReply(Message):
     type: Literal["command"] = "command"
     re: RequestId
     command: CommandInfo
+    """Its state."""
 
 
 class CommandsReply(Message):
@@ -64,7 +73,9 @@ class CommandsReply(Message):
     type: Literal["commands"] = "commands"
     re: RequestId
     commands: Annotated[list[CommandInfo], Field(max_length=MAX_PAGE)]
+    """Oldest first."""
     more: bool = False
+    """Whether there are further ones."""
 
 
 class Started(Message):
@@ -75,6 +86,7 @@ class Started(Message):
     session: Identifier
     command: Identifier
     pid: Offset
+    """Inside the sandbox."""
 
 
 class Ok(Message):
@@ -99,9 +111,13 @@ class Error(Message):
     session: Identifier | None = None
     command: Identifier | None = None
     code: ErrorCode
+    """What kind of error."""
     message: str
+    """What happened, for people."""
     hint: str = ""
+    """What to do about it, for people."""
     rule: str | None = None
+    """The policy rule that decided, when it was denied."""
 
 
 class Output(Message):
@@ -111,7 +127,9 @@ class Output(Message):
     session: Identifier
     command: Identifier
     offset: Offset
+    """Of the first byte of `data`."""
     stream: StreamName
+    """Which of the two it was written to."""
     data: Annotated[bytes, Field(max_length=MAX_DATA)]
 
 
@@ -124,7 +142,9 @@ class Gap(Message):
     session: Identifier
     command: Identifier
     start: Offset = Field(alias="from")
+    """First byte that is missing."""
     end: Offset = Field(alias="to")
+    """First byte that is there again."""
 
 
 class Exited(Message):
@@ -134,6 +154,7 @@ class Exited(Message):
     session: Identifier
     command: Identifier
     exit: Exit
+    """How it ended."""
 
 
 class Failed(Message):
@@ -143,6 +164,7 @@ class Failed(Message):
     session: Identifier
     command: Identifier
     failure: Failure
+    """Why."""
 
 
 class StdinAck(Message):
@@ -155,7 +177,9 @@ class StdinAck(Message):
     session: Identifier
     command: Identifier
     offset: Offset
+    """Every byte below has reached the command."""
     window: Offset
+    """How many bytes from `offset` on may be sent."""
 
 
 class SessionEvent(Message):
@@ -163,7 +187,9 @@ class SessionEvent(Message):
 
     type: Literal["session.event"] = "session.event"
     session: SessionInfo
+    """Its state now."""
     reason: str
+    """Why it changed, for people."""
 
 
 ServerMessage = Annotated[

@@ -42,14 +42,21 @@ class SessionOpen(Message):
     type: Literal["session.open"] = "session.open"
     id: RequestId
     profile: Text = "default"
+    """Which of the server's profiles."""
     session: Identifier | None = None
+    """Its name; the server chooses one when it is absent."""
     name: Text | None = None
+    """A title for people."""
     labels: Labels = Field(default={})
+    """For finding it again."""
     env: Environment = Field(default={})
     """Added to the environment of every command of the session."""
     limits: SessionLimits = SessionLimits()
+    """Lower limits than the profile's."""
     ttl: Seconds | None = None
+    """Seconds until it is closed whatever happens."""
     idle_timeout: Seconds | None = None
+    """Seconds without a command or a connection after which it is closed."""
 
 
 class SessionAttach(Message):
@@ -59,6 +66,7 @@ class SessionAttach(Message):
     id: RequestId
     session: Identifier
     mode: Literal["writer", "reader"] = "writer"
+    """Whether to steer the session or only to look on."""
 
 
 class SessionDetach(Message):
@@ -87,6 +95,7 @@ class SessionList(Message):
     after: Identifier | None = None
     """Continue a listing after this session."""
     limit: Annotated[int, Field(ge=1, le=MAX_PAGE)] = MAX_PAGE
+    """Most sessions in the answer."""
 
 
 class SessionInfoRequest(Message):
@@ -107,9 +116,13 @@ class CommandStart(Message):
     id: RequestId
     session: Identifier
     command: Identifier
+    """Its name, chosen by the client."""
     argv: Annotated[list[Argument], Field(min_length=1, max_length=MAX_ARGUMENTS)] | None = None
+    """Program and arguments, passed on as they are."""
     text: Argument | None = None
+    """A command line for the sandbox's shell."""
     env: Environment = Field(default={})
+    """Added to the session's environment."""
     cwd: Annotated[str, Field(max_length=4096, pattern=r"^[^\x00]*$")] = ""
     """Relative to the workspace; resolved inside the sandbox."""
     input: Annotated[bytes, Field(max_length=MAX_INPUT)] = b""
@@ -117,10 +130,13 @@ class CommandStart(Message):
     stdin: bool = False
     """Whether standard input stays open after `input`; without either it is /dev/null."""
     timeout: Seconds | None = None
+    """Seconds until it is ended."""
     grace: Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)] = 5.0
     """Seconds between TERM and KILL when the timeout strikes."""
     merge_stderr: bool = False
+    """Whether standard error goes into the same stream as standard output."""
     limits: CommandLimits = CommandLimits()
+    """Lower limits than the session's."""
     window: Offset = 0
     """Output bytes that may be sent to this connection before it acknowledges; 0 does not follow."""
 
@@ -141,7 +157,9 @@ class CommandFollow(Message):
     session: Identifier
     command: Identifier
     offset: Offset = 0
+    """Where to begin."""
     window: Offset
+    """Output bytes that may be sent before an acknowledgement."""
 
 
 class CommandStdin(Message):
@@ -151,6 +169,7 @@ class CommandStdin(Message):
     session: Identifier
     command: Identifier
     offset: Offset
+    """Where the data belongs: how many bytes came before it."""
     data: Annotated[bytes, Field(min_length=1, max_length=MAX_DATA)]
 
 
@@ -161,6 +180,7 @@ class CommandCloseStdin(Message):
     session: Identifier
     command: Identifier
     offset: Offset
+    """How many bytes there were."""
 
 
 class CommandSignal(Message):
@@ -171,7 +191,9 @@ class CommandSignal(Message):
     session: Identifier
     command: Identifier
     signal: Annotated[int, Field(ge=1, le=64)]
+    """Linux's number of the signal."""
     scope: Literal["group", "tree"] = "group"
+    """`tree`: every descendant, wherever it moved."""
 
 
 class CommandResize(Message):
@@ -182,7 +204,9 @@ class CommandResize(Message):
     session: Identifier
     command: Identifier
     rows: Annotated[int, Field(ge=1, le=65535)]
+    """Lines of text."""
     columns: Annotated[int, Field(ge=1, le=65535)]
+    """Characters of a line."""
 
 
 class CommandWait(Message):
@@ -201,7 +225,9 @@ class CommandList(Message):
     id: RequestId
     session: Identifier
     after: Identifier | None = None
+    """Continue a listing after this command."""
     limit: Annotated[int, Field(ge=1, le=MAX_PAGE)] = MAX_PAGE
+    """Most commands in the answer."""
 
 
 class Ack(Message):
@@ -211,7 +237,9 @@ class Ack(Message):
     session: Identifier
     command: Identifier
     offset: Offset
+    """Every byte below is consumed."""
     window: Offset
+    """How many bytes from `offset` on may be sent."""
 
 
 class Ping(Message):

@@ -1,0 +1,1 @@
+"""Tests of the wire, one module for each of `sessiond_protocol`."""
