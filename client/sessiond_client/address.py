@@ -67,7 +67,8 @@ def parse_address(url: str) -> Address:
         raise UsageError(f"not a URL: {error}") from None
     if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
         raise UsageError(
-            "a sessiond URL carries no user, password, query or fragment; set SESSIOND_TOKEN or SESSIOND_TOKEN_FILE instead"
+            "a sessiond URL carries no user, password, query or fragment; "
+            "set SESSIOND_TOKEN or SESSIOND_TOKEN_FILE instead"
         )
     if parts.scheme not in ("ws", "wss") or not parts.hostname or parts.path not in ("", "/", ENDPOINT_PATH):
         raise UsageError(f"{url!r} is no sessiond URL: write unix:/path, ws://host:port or wss://host:port")

@@ -107,6 +107,12 @@ class Client:
         """Attach to a session that is open. As a writer, take it over from any earlier one."""
         connection = await self.ready()
         reply = await connection.request(messages.SessionReply, messages.SessionAttach, session=session_id, mode=mode)
+        return Session(self, reply.session, attached=True)
+
+    async def session(self, session_id: str) -> Session:
+        """A session that is open, without attaching to it: for commands, and not for events."""
+        connection = await self.ready()
+        reply = await connection.request(messages.SessionReply, messages.SessionInfoRequest, session=session_id)
         return Session(self, reply.session)
 
     async def sessions(self, *, labels: Mapping[str, str] | None = None) -> list[SessionInfo]:

@@ -57,6 +57,9 @@ R = TypeVar("R", bound=Reply)
 class Follower(Protocol):
     """Who gets what the daemon sends about one command."""
 
+    def on_detached(self) -> None:
+        """Take note that nothing more will come, because the session is not followed any more."""
+
     def on_event(self, event: CommandEvent) -> None:
         """Take an event. Raises ProtocolViolationError for one that cannot be."""
 
@@ -249,6 +252,12 @@ class Connection:
         """Stop it."""
         if self._followers.get(key) is follower:
             del self._followers[key]
+
+    def detached(self, session: str) -> None:
+        """The daemon sends no more of `session` and its commands."""
+        for key, follower in list(self._followers.items()):
+            if key[0] == session:
+                follower.on_detached()
 
     def listen(self, session: str, listener: Listener) -> None:
         """Send the events of `session` to `listener`, for as long as it is used elsewhere."""

@@ -76,8 +76,6 @@ class RemoteError(SessiondError):
         self.hint = hint
         self.rule = rule
         """The policy rule that decided, if one did."""
-        self.command: str | None = None
-        """The command that it is about, if it is about one."""
 
 
 class InvalidRequestError(RemoteError):
@@ -194,6 +192,4 @@ _BY_CODE: dict[str, type[RemoteError]] = {
 
 def remote_error(said: messages.Error) -> RemoteError:
     """The error for what the daemon answered."""
-    error = _BY_CODE[said.code](said.code, said.message, said.hint, said.rule)
-    error.command = said.command
-    return error
+    return _BY_CODE[said.code](said.code, said.message, said.hint, said.rule)

@@ -6,8 +6,8 @@ import asyncio
 import contextlib
 import secrets
 from collections import deque
-from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 from sessiond_protocol import messages
 from sessiond_protocol.messages import MAX_INPUT, CommandInfo, CommandLimits, SessionEvent, SessionInfo
@@ -43,9 +43,10 @@ _MAX_EVENTS = 256
 class Session:
     """One session, from `Client.open` or `Client.attach`. `async with session:` closes it at the end."""
 
-    def __init__(self, client: Client, info: SessionInfo) -> None:
+    def __init__(self, client: Client, info: SessionInfo, *, attached: bool = False) -> None:
         self._client = client
         self._info = info
+        self._attached = attached
 
     @property
     def id(self) -> str:
@@ -56,6 +57,16 @@ class Session:
     def profile(self) -> str:
         """The profile that it was opened from."""
         return self._info.profile
+
+    @property
+    def client(self) -> Client:
+        """The client that it belongs to."""
+        return self._client
+
+    @property
+    def attached(self) -> bool:
+        """Whether its events are sent to this client."""
+        return self._attached
 
     async def __aenter__(self) -> Session:
         """The session itself."""
@@ -74,7 +85,7 @@ class Session:
         self,
         command: str | Sequence[str],
         *,
-        timeout: float | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109 - the daemon enforces it, and a scope here could not
         stdin: bytes = b"",
         env: Mapping[str, str] | None = None,
         cwd: str = "",
@@ -136,7 +147,7 @@ class Session:
         self,
         command: str | Sequence[str],
         *,
-        timeout: float | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109 - the daemon enforces it, and a scope here could not
         stdin: bool = True,
         env: Mapping[str, str] | None = None,
         cwd: str = "",
@@ -173,12 +184,18 @@ class Session:
             raise
         return Command(self, stream)
 
-    async def command(self, command_id: str, *, offset: int = 0, window: int = DEFAULT_WINDOW) -> Command:
-        """Follow a command that was started before, by anyone, from the byte `offset` of its output on."""
+    async def command(
+        self, command_id: str, *, offset: int = 0, stdin_offset: int | None = None, window: int = DEFAULT_WINDOW
+    ) -> Command:
+        """Follow a command that was started before, by anyone, from the byte `offset` of its output on.
+
+        To go on writing to its standard input, say with `stdin_offset` how many bytes were written before.
+        """
         connection = await self._client.ready()
         window = self._fit(connection, window)
         stream = CommandStream(connection, (self.id, command_id), offset=offset, window=window, mode="read")
-        stream.stdin = StdinPipe(connection, stream.key, None)
+        if stdin_offset is not None:
+            stream.stdin = StdinPipe(connection, stream.key, stdin_offset)
         connection.follow(stream.key, stream)
         try:
             await connection.request(
@@ -221,13 +238,25 @@ class Session:
         return reply.session
 
     def events(self) -> SessionEvents:
-        """Iterate over its changes of state from now on, up to the final one."""
-        return SessionEvents(self._client.connection, self.id)
+        """Iterate over its changes of state from now on, up to the final one.
+
+        The first step attaches to the session as its writer, unless `Client.attach` did so already.
+        """
+        return SessionEvents(self)
+
+    async def attach(self, *, mode: Literal["writer", "reader"] = "writer") -> None:
+        """Have its events sent. As a writer, take the session over from any earlier one."""
+        connection = await self._client.ready()
+        reply = await connection.request(messages.SessionReply, messages.SessionAttach, session=self.id, mode=mode)
+        self._info = reply.session
+        self._attached = True
 
     async def detach(self) -> None:
-        """Stop following its events. The session does not care."""
+        """Stop following it and its commands. The session does not care."""
         connection = await self._client.ready()
         await connection.request(messages.Ok, messages.SessionDetach, session=self.id)
+        self._attached = False
+        connection.detached(self.id)
 
     async def close(self) -> None:
         """End it: everything in it is killed and its sandbox erased."""
@@ -292,19 +321,23 @@ class SessionEvents:
     It keeps the last 256 that nobody has taken yet; an older one says nothing that a newer one does not.
     """
 
-    def __init__(self, connection: Connection, session: str) -> None:
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._connection = session.client.connection
         self._events: deque[SessionEvent] = deque(maxlen=_MAX_EVENTS)
-        self._error: SessiondError | None = connection.lost
+        self._error: SessiondError | None = self._connection.lost
         self._over = False
         self._reader: asyncio.Future[None] | None = None
-        connection.listen(session, self)
+        self._connection.listen(session.id, self)
 
-    def __aiter__(self) -> AsyncIterator[SessionEvent]:
+    def __aiter__(self) -> SessionEvents:
         """Itself."""
         return self
 
     async def __anext__(self) -> SessionEvent:
         """The next change. Ends after the final one; raises why no more will come."""
+        if not self._session.attached and not self._over:
+            await self._session.attach()
         while not self._events:
             if self._over:
                 raise StopAsyncIteration

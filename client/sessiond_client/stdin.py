@@ -9,25 +9,25 @@ from sessiond_protocol.messages import MAX_DATA
 
 from sessiond_client.connection import Connection
 from sessiond_client.errors import (
-    DeadlineError,
     ProtocolViolationError,
     SessiondError,
     StdinClosedError,
     UsageError,
 )
 
+FIRST_WINDOW = 256 * 1024
+"""Bytes that a command has room for from its start, before the daemon has acknowledged any."""
+
 
 class StdinPipe:
     """The writing end. Writes are sent whole and in the order in which they began."""
 
-    def __init__(self, connection: Connection, key: tuple[str, str], offset: int | None) -> None:
+    def __init__(self, connection: Connection, key: tuple[str, str], offset: int) -> None:
         self._connection = connection
         self._key = key
-        self._known = offset is not None
-        self.offset = offset or 0
-        """Bytes sent so far; for a command that was there before, what the daemon's first acknowledgement says."""
-        self._limit: int | None = None
-        """Offset up to which may be sent; None until the daemon says it for the first time."""
+        self.offset = offset
+        """Bytes sent so far, by whomever."""
+        self._limit = FIRST_WINDOW if offset <= FIRST_WINDOW else offset
         self._closed = False
         self._broken: SessiondError | None = None
         self._turn = asyncio.Lock()
@@ -63,17 +63,15 @@ class StdinPipe:
 
     def on_ack(self, ack: messages.StdinAck) -> None:
         """Take the new window."""
-        if not self._known:
-            self._known = True
-            self.offset = max(self.offset, ack.offset)
         if ack.offset > self.offset:
             raise ProtocolViolationError(
-                f"the daemon acknowledged {ack.offset} bytes of standard input of command {self._key[1]}, {self.offset} were sent"
+                f"the daemon acknowledged {ack.offset} bytes of the input of command {self._key[1]}, "
+                f"of which {self.offset} were sent"
             )
         if ack.window == 0:
             self.break_off(StdinClosedError(f"command {self._key[1]} reads no more standard input"))
         else:
-            self._limit = max(self._limit or 0, ack.offset + ack.window)
+            self._limit = max(self._limit, ack.offset + ack.window)
             self._wake()
 
     def break_off(self, reason: SessiondError) -> None:
@@ -92,17 +90,11 @@ class StdinPipe:
                 raise self._broken
             if self._closed:
                 raise UsageError("standard input was closed already")
-            if self._limit is not None and self._limit > self.offset:
+            if self._limit > self.offset:
                 return self._limit - self.offset
             self._waiter = loop.create_future()
             try:
-                if self._limit is None:
-                    async with asyncio.timeout(self._connection.timeout):
-                        await self._waiter
-                else:
-                    await self._waiter
-            except TimeoutError:
-                raise DeadlineError(f"the daemon takes no standard input for command {self._key[1]}") from None
+                await self._waiter
             finally:
                 self._waiter = None
 

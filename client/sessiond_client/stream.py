@@ -19,11 +19,14 @@ from sessiond_client.errors import (
     CommandNotStartedError,
     DeadlineError,
     DeniedError,
+    InvalidRequestError,
+    LimitError,
     ProtocolViolationError,
     RemoteError,
     SessiondError,
     StdinClosedError,
     TransportError,
+    UnsupportedError,
     UsageError,
 )
 from sessiond_client.latch import Latch
@@ -56,7 +59,6 @@ class CommandStream:
         self._step = max(1, window // 2)
         self._acknowledged = offset
         self._reader: asyncio.Future[None] | None = None
-        self._placed = offset == 0
         self._over = False
         self._over_error: SessiondError | None = None
 
@@ -109,8 +111,6 @@ class CommandStream:
 
     def _take_output(self, event: messages.Output) -> None:
         data, end = event.data, event.offset + len(event.data)
-        if not self._placed:
-            self._place(event.offset)
         if event.offset != self.buffer.received:
             raise self._violation(f"output at {event.offset} where {self.buffer.received} was due")
         if end > self._acknowledged + self._window:
@@ -133,16 +133,7 @@ class CommandStream:
         if self._mode != "read":
             self._acknowledge(end)
 
-    def _place(self, offset: int) -> None:
-        """A command that is followed from beyond its end is sent from its end on."""
-        self._placed = True
-        if offset < self.buffer.received:
-            self.buffer = OutputBuffer(offset)
-            self._acknowledged = offset
-
     def _take_gap(self, event: messages.Gap) -> None:
-        if not self._placed:
-            self._place(event.start)
         if event.start != self.buffer.received or event.end <= event.start:
             raise self._violation(f"a gap from {event.start} to {event.end} where {self.buffer.received} was due")
         if self._mode == "discard":
@@ -176,6 +167,10 @@ class CommandStream:
 
     def _violation(self, what: str) -> ProtocolViolationError:
         return ProtocolViolationError(f"the daemon sent for command {self.key[1]}: {what}")
+
+    def on_detached(self) -> None:
+        """The session is not followed any more over this connection, and with it none of its commands."""
+        self.fail(UsageError(f"session {self.key[0]} was detached, and command {self.key[1]} is not followed any more"))
 
     # --- what the caller does
 
@@ -236,9 +231,9 @@ def failure(cause: messages.Failure, *, started: bool) -> CommandError:
 
 
 def _why_not(error: SessiondError) -> SessiondError:
-    """The error for a start that was refused; one about the request and not the command stays what it is."""
+    """The error for a start that was refused. One about the session or the daemon stays what it is."""
     if isinstance(error, DeniedError):
         return CommandDeniedError(error.code, error.message, error.hint, error.rule)
-    if isinstance(error, RemoteError) and error.command is not None:
+    if isinstance(error, InvalidRequestError | LimitError | UnsupportedError):
         return CommandNotStartedError(error.code, error.message, error.hint, error.rule)
     return error

@@ -1,3 +1,5 @@
-"""The version of the client."""
+"""The version of the client: that of the distribution which it comes with."""
 
-__version__ = "0.1.0"
+from importlib.metadata import version
+
+__version__ = version("sessiond")

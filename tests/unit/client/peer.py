@@ -1,4 +1,4 @@
-"""A daemon from a script, on a real unix socket: it keeps the protocol, delays, drops, and lies where a test tells it to.
+"""A daemon from a script, on a real unix socket: it keeps the protocol, delays, drops, and lies where it is told to.
 
 Commands are programs of the peer, chosen by the first word: coroutines that write, read and end as a test needs.
 """
@@ -61,7 +61,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 from websockets.typing import Subprotocol
 
-STDIN_WINDOW = 64 * 1024
+STDIN_WINDOW = 256 * 1024
 LIMITS = ServerLimits(
     frame_bytes=2**20,
     control_bytes=2**16,
@@ -300,7 +300,7 @@ class Talk:
                 if process.task is not None:
                     process.task.cancel()
 
-    async def answer(self, message: ClientMessage) -> None:  # noqa: PLR0912 - one branch a message
+    async def answer(self, message: ClientMessage) -> None:
         peer = self.peer
         match message:
             case Hello():
@@ -372,8 +372,6 @@ class Talk:
             return
         self.processes[message.session, message.command] = process
         await self.send(Started(re=message.id, **process.key, pid=42))
-        if message.stdin:
-            await self.send(StdinAck(**process.key, offset=0, window=self.peer.stdin_window))
         process.task = asyncio.create_task(self.run(process, program))
 
     async def run(self, process: Process, program: Program) -> None:
@@ -446,7 +444,6 @@ class Peer:
         self.delay = 0.0
         self.version = 1
         self.page = 2
-        self.stdin_window = STDIN_WINDOW
         self.kept_from = 0
         self.refuse_http: int | None = None
         self.failures: list[BaseException] = []
