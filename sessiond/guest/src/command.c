@@ -1,0 +1,362 @@
+/* The table of commands and their lives: start, timeout, signals, end, and what is said of all that. */
+#include "command.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "input.h"
+#include "oom.h"
+#include "output.h"
+#include "spawn.h"
+
+enum { KILL_PAUSE_FIRST_MS = 5, KILL_PAUSE_MOST_MS = 1000 }; /* between looks at whether a killed tree is gone */
+
+static struct command table[COMMANDS_MOST];
+static struct command *oldest, *newest;
+static struct command *next_turn; /* whom the next batch begins with */
+static bool replaying;            /* SYNCED has yet to be said */
+
+struct command *command_find(uint32_t handle) {
+    struct command *command = newest;
+    while (command != NULL && command->tree.command != handle)
+        command = command->older;
+    return command;
+}
+
+void command_owes(struct command *command, enum due due, uint64_t patience_ms) {
+    uint64_t by = loop_time() + MILLISECONDS(patience_ms);
+    if (command->due == 0 || by < command->due_by)
+        command->due_by = by;
+    command->due |= due;
+}
+
+static struct command *remember(uint32_t handle) {
+    struct command *command = table;
+    while (command->state != FREE)
+        if (++command == table + COMMANDS_MOST)
+            return NULL;
+    *command = (struct command){.older = newest, .tree.command = handle, .deadline = NEVER};
+    command->outputs[0].watch.fd = command->outputs[1].watch.fd = command->input.watch.fd = -1;
+    *(newest != NULL ? &newest->newer : &oldest) = command;
+    newest = command;
+    return command;
+}
+
+static void drop(struct command *command) {
+    input_release(command);
+    ring_close(&command->ring);
+    *(command->older != NULL ? &command->older->newer : &oldest) = command->newer;
+    *(command->newer != NULL ? &command->newer->older : &newest) = command->older;
+    if (next_turn == command)
+        next_turn = command->newer;
+    command->state = FREE;
+}
+
+/* The daemon is new, or asks again: all of the command is said once more. */
+static void replay(struct command *command) {
+    command->sent = command->ring.start;
+    command->replay_to = command->ring.end;
+    command_owes(command, DUE_START, 0);
+    if (command->state == REFUSED)
+        return;
+    for (int i = 0; i < 2; i++)
+        if (command->outputs[i].stream != 0 && command->outputs[i].watch.fd < 0)
+            command_owes(command, i == 0 ? DUE_STDOUT_EOF : DUE_STDERR_EOF, 0);
+    if (command->input.piped && !command->forgotten)
+        command_owes(command, DUE_STDIN_ACK, 0);
+    if (command->state == ENDED && !command->forgotten)
+        command_owes(command, DUE_EXIT, 0);
+}
+
+static void close_pipes(int pipes[3][2]) {
+    for (int i = 0; i < 6; i++)
+        if (pipes[i / 2][i % 2] >= 0)
+            close(pipes[i / 2][i % 2]);
+}
+
+/* Makes the pipes, runs the program, and sets the command up as RUNNING. False with the reason in `spawn`. */
+static bool run(struct command *command, const struct start *start, struct spawn *made) {
+    int pipes[3][2] = {{-1, -1}, {-1, -1}, {-1, -1}}; /* stdin, stdout, stderr: reading end, writing end */
+    bool wanted[3] = {start->flags & START_STDIN, true, !(start->flags & START_MERGE)};
+    made->stage = STAGE_RESOURCES;
+    bool ready = ring_open(&command->ring);
+    for (int i = 0; ready && i < 3; i++)
+        ready = !wanted[i] || pipe2(pipes[i], O_CLOEXEC) == 0;
+    if (!ready) {
+        made->error = errno;
+        close_pipes(pipes);
+        return false;
+    }
+
+    made->in = pipes[0][0];
+    made->out = pipes[1][1];
+    made->err = wanted[2] ? pipes[2][1] : pipes[1][1];
+    command->oom_before = oom_count();
+    command->began = clock_now();
+    if (!spawn(made)) {
+        close_pipes(pipes);
+        return false;
+    }
+
+    /* A number comes back only when no process, group or session has it any more: it means nothing of an older command now. */
+    for (struct command *other = oldest; other != NULL; other = other->newer)
+        if (other->tree.leader == made->pid)
+            other->tree.leader = 0;
+    command->pid = command->tree.leader = made->pid;
+    command->state = RUNNING;
+    for (int i = 0; i < 3; i++) {
+        int theirs = pipes[i][i != 0];
+        if (theirs >= 0)
+            close(theirs);
+    }
+    output_open(command, &command->outputs[0], 1, pipes[1][0]);
+    output_open(command, &command->outputs[1], 2, pipes[2][0]);
+    input_open(command, pipes[0][1]);
+    if (!wanted[2])
+        command->outputs[1].stream = 0; /* it has no end of its own to report */
+    return true;
+}
+
+static void refuse(struct command *command, int error, enum stage stage) {
+    ring_close(&command->ring);
+    command->ring = (struct ring){0};
+    command->state = REFUSED;
+    command->error = error;
+    command->stage = stage;
+}
+
+enum refusal command_start(const struct frame *frame) {
+    static struct start start; /* of some size, because of the limits */
+    static char mark[32];
+    snprintf(mark, sizeof mark, MARK_NAME "%u", (unsigned)frame->command);
+    enum refusal why = start_parse(frame, mark, &start);
+    if (why != FINE)
+        return why;
+
+    struct command *command = command_find(frame->command);
+    if (command != NULL) {
+        replay(command);
+        return FINE;
+    }
+    command = remember(frame->command);
+    if (command == NULL) {
+        /* Cannot be remembered either: a daemon that does not hear of it starts it again, or takes it for lost. */
+        uint8_t payload[8];
+        put_u32(put_u32(payload, EAGAIN), STAGE_TOO_MANY);
+        channel_put(FAILED, frame->command, payload, sizeof payload);
+        return FINE;
+    }
+
+    struct spawn made = {.start = &start};
+    if (start.flags & START_PTY)
+        refuse(command, ENOSYS, STAGE_UNSUPPORTED);
+    else if (!run(command, &start, &made))
+        refuse(command, made.error, made.stage);
+    command->grace = MILLISECONDS(start.grace_ms);
+    if (command->state == RUNNING && start.timeout_ms != 0)
+        command->deadline = command->began + MILLISECONDS(start.timeout_ms);
+    command_owes(command, DUE_START, 0);
+    channel_flush(); /* now, before the next frame's spawn takes its time */
+    return FINE;
+}
+
+static void kill_tree(struct command *command) {
+    if (!command->killing)
+        command->kill_pause = MILLISECONDS(KILL_PAUSE_FIRST_MS);
+    command->killing = !tree_kill(&command->tree);
+    command->kill_at = clock_now() + command->kill_pause;
+    if (command->kill_pause < MILLISECONDS(KILL_PAUSE_MOST_MS))
+        command->kill_pause *= 2;
+    command_settle(command);
+}
+
+enum refusal command_signal(struct command *command, uint32_t signal, uint32_t scope) {
+    if (signal < 1 || signal > 64 || scope > SCOPE_TREE)
+        return BAD_PAYLOAD;
+    if (command->state == REFUSED)
+        return FINE;
+    if (command->state == RUNNING)
+        command->signals_requested |= UINT64_C(1) << (signal - 1);
+
+    if (scope == SCOPE_TREE && signal == SIGKILL)
+        kill_tree(command);
+    else if (scope == SCOPE_GROUP && command->state == RUNNING)
+        kill(-command->tree.leader, (int)signal);
+    else
+        tree_signal(&command->tree, scope, (int)signal);
+    return FINE;
+}
+
+enum refusal command_forget(struct command *command) {
+    if (command->state != REFUSED && command->state != ENDED)
+        return BAD_ORDER;
+    command->forgotten = true;
+    command->due &= DUE_STDOUT_EOF | DUE_STDERR_EOF;
+    input_release(command);
+    command_settle(command);
+    return FINE;
+}
+
+void command_settle(struct command *command) {
+    bool open = false;
+    int owed = 0;
+    for (int i = 0; i < 2; i++) {
+        open |= command->outputs[i].watch.fd >= 0;
+        owed += command->outputs[i].owed;
+    }
+    if (command->state == DRAINING && owed == 0) {
+        command->state = ENDED;
+        command->exit.output = command->ring.end;
+        command_owes(command, DUE_EXIT, 0);
+    }
+    bool acknowledged = command->ring.start == command->ring.end;
+    if (command->forgotten && acknowledged && !open && command->due == 0 && !command->killing && command->deadline == NEVER)
+        drop(command);
+}
+
+void commands_reaped(pid_t pid, int status, const struct rusage *usage) {
+    struct command *command = newest;
+    while (command != NULL && (command->pid != pid || command->state != RUNNING))
+        command = command->older;
+    if (command == NULL)
+        return;
+
+    struct exit_record *record = &command->exit;
+    record->code = WIFEXITED(status) ? (uint32_t)WEXITSTATUS(status) : 0;
+    record->signal = WIFSIGNALED(status) ? (uint32_t)WTERMSIG(status) : 0;
+    record->wall_ns = clock_now() - command->began;
+    record->user_us = (uint64_t)usage->ru_utime.tv_sec * 1000000 + (uint64_t)usage->ru_utime.tv_usec;
+    record->system_us = (uint64_t)usage->ru_stime.tv_sec * 1000000 + (uint64_t)usage->ru_stime.tv_usec;
+    record->rss_kib = (uint64_t)usage->ru_maxrss;
+    if (status != 0 && oom_count() > command->oom_before)
+        record->flags |= EXIT_OOM;
+    if (record->signal != 0 && command->signals_requested >> (record->signal - 1) & 1)
+        record->flags |= EXIT_ON_REQUEST;
+
+    if (!(record->flags & EXIT_TIMED_OUT))
+        command->deadline = NEVER; /* otherwise the rest of its tree still has the grace */
+    command->state = DRAINING;
+    output_owe(command);
+    command_settle(command);
+}
+
+void commands_replay(void) {
+    replaying = true;
+    next_turn = oldest;
+    for (struct command *command = oldest; command != NULL; command = command->newer)
+        replay(command);
+}
+
+static bool has_news(const struct command *command) {
+    return command->sent < command->ring.end || (command->due != 0 && command->due_by <= loop_time());
+}
+
+/* Adds a small frame if it is due. Its payload is for the caller to fill; NULL when it is not due. */
+static uint8_t *emit_due(struct command *command, enum due due, struct batch *batch, uint32_t length, enum frame_type type,
+                         uint8_t stream) {
+    if (!(command->due & due))
+        return NULL;
+    command->due &= ~due;
+    return batch_frame(batch, length, type, stream, command->tree.command);
+}
+
+/* Adds what is to be said of one command: everything that is due, and up to one frame of output. */
+static void emit(struct command *command, struct batch *batch) {
+    uint8_t *at;
+    if (command->state == REFUSED && (at = emit_due(command, DUE_START, batch, 8, FAILED, 0)))
+        put_u32(put_u32(at, (uint32_t)command->error), command->stage);
+    if ((at = emit_due(command, DUE_START, batch, 8, STARTED, 0)))
+        put_u32(put_u32(at, (uint32_t)command->pid), 0);
+
+    output_emit(command, batch);
+    for (int i = 0; i < 2; i++)
+        if (command->sent >= command->outputs[i].end &&
+            (at = emit_due(command, i == 0 ? DUE_STDOUT_EOF : DUE_STDERR_EOF, batch, 8, OUTPUT_EOF, (uint8_t)(i + 1))))
+            put_u64(at, command->outputs[i].end);
+
+    struct input *input = &command->input;
+    if ((at = emit_due(command, DUE_STDIN_ACK, batch, 8, STDIN_ACK, 0))) {
+        put_u64(at, input->gone ? UINT64_MAX : input->written);
+        input->acknowledged = input->written;
+    }
+
+    const struct exit_record *record = &command->exit;
+    if (command->sent >= record->output && (at = emit_due(command, DUE_EXIT, batch, 56, EXITED, 0))) {
+        at = put_u32(put_u32(put_u32(put_u32(at, record->code), record->signal), record->flags), 0);
+        at = put_u64(put_u64(put_u64(at, record->output), record->wall_ns), record->user_us);
+        put_u64(put_u64(at, record->system_us), record->rss_kib);
+    }
+    command_settle(command);
+}
+
+bool commands_emit(struct batch *batch) {
+    while (replaying && batch_has_room(batch)) {
+        struct command *command = next_turn;
+        if (command == NULL) {
+            batch_frame(batch, 0, SYNCED, 0, 0);
+            replaying = false;
+            break;
+        }
+        emit(command, batch);
+        if (next_turn == command && command->sent >= command->replay_to) /* it is another's already if the record went away */
+            next_turn = command->newer;
+    }
+
+    /* Everyone in turn, until all have been passed over without news. */
+    struct command *command = next_turn != NULL ? next_turn : oldest, *since = NULL;
+    while (!replaying && command != NULL && command != since && batch_has_room(batch)) {
+        struct command *newer = command->newer;
+        if (has_news(command)) {
+            emit(command, batch);
+            since = NULL;
+        } else if (since == NULL) {
+            since = command;
+        }
+        command = newer != NULL ? newer : oldest;
+    }
+    if (!replaying)
+        next_turn = command;
+    return batch->count > 0;
+}
+
+void commands_tick(void) {
+    uint64_t now = loop_time();
+    for (struct command *command = oldest, *newer; command != NULL; command = newer) {
+        newer = command->newer;
+        if (command->deadline <= now && !(command->exit.flags & EXIT_TIMED_OUT)) {
+            command->exit.flags |= EXIT_TIMED_OUT;
+            kill(-command->tree.leader, SIGTERM);
+            command->deadline = now + command->grace;
+        }
+        if (command->ring.touched > 0 && command->ring_quiet <= now && command->ring.start == command->ring.end)
+            ring_trim(&command->ring);
+        if (command->deadline <= now) {
+            command->deadline = NEVER;
+            kill_tree(command);
+        } else if (command->killing && command->kill_at <= now) {
+            kill_tree(command);
+        }
+    }
+}
+
+static uint64_t sooner(uint64_t one, uint64_t other) {
+    return one < other ? one : other;
+}
+
+uint64_t commands_deadline(void) {
+    uint64_t deadline = NEVER;
+    for (struct command *command = oldest; command != NULL; command = command->newer) {
+        deadline = sooner(deadline, command->deadline);
+        if (command->killing)
+            deadline = sooner(deadline, command->kill_at);
+        if (command->ring.touched > 0 && command->ring.start == command->ring.end)
+            deadline = sooner(deadline, command->ring_quiet);
+        if (command->due != 0 && command->due_by > loop_time())
+            deadline = sooner(deadline, command->due_by); /* what is due already waits for the channel, not for time */
+    }
+    return deadline;
+}

@@ -1,0 +1,36 @@
+/* The one switch. Terminals (0x10-0x1f), files (0x20-0x2f), tunnels (0x30-0x3f) and confinement (0x40-0x4f) get their cases here. */
+#include "dispatch.h"
+
+#include "channel.h"
+#include "command.h"
+#include "init.h"
+#include "input.h"
+#include "output.h"
+
+enum refusal dispatch(const struct frame *frame) {
+    struct command *command = command_find(frame->command);
+    switch (frame->type) {
+    case PING:
+        channel_put(PONG, 0, frame->payload, frame->length);
+        return FINE;
+    case SHUTDOWN:
+        shut_down();
+    case START:
+        return command_start(frame);
+    }
+    if (command == NULL)
+        return FINE; /* it is gone: the frame crossed its end */
+    switch (frame->type) {
+    case STDIN:
+        return input_data(command, get_u64(frame->payload), frame->payload + 8, frame->length - 8);
+    case STDIN_CLOSE:
+        return input_close(command, get_u64(frame->payload));
+    case SIGNAL:
+        return command_signal(command, get_u32(frame->payload), get_u32(frame->payload + 4));
+    case OUTPUT_ACK:
+        return output_acknowledge(command, get_u64(frame->payload));
+    case FORGET:
+        return command_forget(command);
+    }
+    return FINE; /* RESIZE: this command has no terminal */
+}

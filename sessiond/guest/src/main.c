@@ -1,0 +1,52 @@
+/* guest: PID 1 of a sandbox, and the tools that come in the same file because it is in every sandbox anyway. */
+#include <stdio.h>
+#include <string.h>
+#include <sys/un.h>
+
+#include "floor.h"
+#include "frame.h"
+#include "init.h"
+#include "probe.h"
+
+#ifndef GUEST_VERSION
+#error "build.py gives the version"
+#endif
+
+static int usage(void) {
+    fputs("usage: guest init --dial SOCKET [--seccomp]   be PID 1\n"
+          "       guest floor COUNT PROGRAM [ARG...]     measure a bare spawn\n"
+          "       guest probe NAME [LIMIT] | list        try what must not work\n"
+          "       guest version\n",
+          stderr);
+    return 2;
+}
+
+static int init_main(int argc, char **argv) {
+    const char *path = NULL;
+    bool with_seccomp = false;
+    for (int i = 0; i < argc; i++)
+        if (strcmp(argv[i], "--seccomp") == 0)
+            with_seccomp = true;
+        else if (strcmp(argv[i], "--dial") == 0 && i + 1 < argc)
+            path = argv[++i];
+        else
+            return usage();
+    if (path == NULL || strlen(path) >= sizeof((struct sockaddr_un *)0)->sun_path)
+        return usage();
+    init_run(path, with_seccomp);
+}
+
+int main(int argc, char **argv) {
+    const char *mode = argc > 1 ? argv[1] : "";
+    if (strcmp(mode, "init") == 0)
+        return init_main(argc - 2, argv + 2);
+    if (strcmp(mode, "floor") == 0)
+        return floor_main(argc - 2, argv + 2);
+    if (strcmp(mode, "probe") == 0)
+        return probe_main(argc - 2, argv + 2);
+    if (strcmp(mode, "version") == 0) {
+        printf("{\"version\":\"%s\",\"protocol\":%d}\n", GUEST_VERSION, PROTOCOL_VERSION);
+        return 0;
+    }
+    return usage();
+}
