@@ -52,9 +52,8 @@ def exchange() -> list[Step]:
         state="open",
         profile="default",
         engine="docker",
-        generation=0,
+        generation=1,
         created=1767225600.0,
-        attached=1,
         pooled=True,
     )
     accepted = ServerLimits(
@@ -84,7 +83,7 @@ def exchange() -> list[Step]:
         hint="ask the operator to allow it",
         rule="default",
     )
-    closed = info.model_copy(update={"state": "closed", "commands": 1, "attached": 0})
+    closed = info.model_copy(update={"state": "closed", "commands": 2})
     return [
         _step(
             "The client says who it is and which version it speaks at most.", Hello(id=1, version=1, client="demo/1")
@@ -92,7 +91,7 @@ def exchange() -> list[Step]:
         _step("The server names the version that will be spoken, and what it accepts.", welcome),
         _step("Open a session under a name of the client's choice.", SessionOpen(id=2, session="demo")),
         _step(
-            "It came from the warm pool. The connection is attached to it as its writer.",
+            "It is open, and came from the warm pool.",
             SessionReply(re=2, session=info),
         ),
         _step(

@@ -21,8 +21,8 @@ FRAME_BYTES = 1024 * 1024
 """Longest frame of all."""
 CONTROL_BYTES = 64 * 1024
 """Longest frame of a message that is not bulk."""
-BULK_TYPES = ("output", "command.stdin")
-"""The messages that carry data in quantity, so that only `FRAME_BYTES` bounds them."""
+BULK_TYPES = ("output", "command.stdin", "command", "commands", "sessions")
+"""The messages that carry data in quantity, or repeat whole commands, so that only `FRAME_BYTES` bounds them."""
 DEPTH = 8
 """Maps and arrays within each other; the message itself is the first."""
 ELEMENTS = 16_384

@@ -129,7 +129,7 @@ def _type(schema: dict[str, Any]) -> str:
     if "enum" in schema:
         if set(schema["enum"]) == set(typing.get_args(fields.ErrorCode)):
             return "[error code](#error-codes)"
-        return ", ".join(f"`{one}`" for one in schema["enum"])
+        return _names(schema["enum"])
     if schema["type"] == "object":
         [(pattern, values)] = schema["patternProperties"].items()
         most = f" of at most {schema['maxProperties']}" if "maxProperties" in schema else ""
@@ -169,10 +169,7 @@ def _range(schema: dict[str, Any], what: str, unit: str) -> str:
 def _limits() -> str:
     rows = [
         ("one frame", f"{limits.FRAME_BYTES} bytes"),
-        (
-            f"one frame of any message but {' and '.join(f'`{name}`' for name in limits.BULK_TYPES)}",
-            f"{limits.CONTROL_BYTES} bytes",
-        ),
+        (f"one frame of a message other than {_names(limits.BULK_TYPES)}", f"{limits.CONTROL_BYTES} bytes"),
         ("`data` of `output` and `command.stdin`", f"{fields.MAX_DATA} bytes"),
         ("`input` of `command.start`", f"{fields.MAX_INPUT} bytes"),
         ("maps and arrays within each other, the message itself counted", f"{limits.DEPTH} levels"),
@@ -184,6 +181,10 @@ def _limits() -> str:
         ("sessions or commands in one answer to a listing", f"{fields.MAX_PAGE}"),
     ]
     return "\n".join(["| what | at most |", "|---|---|", *(_row(row) for row in rows)])
+
+
+def _names(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
 
 
 def main() -> None:

@@ -101,9 +101,7 @@ def wide_frames(draw: st.DrawFn, value: Any) -> bytes:
     """`value` as msgpack, each part in any of the widths that could hold it: what an unusual encoder might send."""
 
     def size(number: int, layouts: dict[int, str]) -> bytes:
-        fitting = [
-            (first, layout) for first, layout in layouts.items() if number < 1 << 8 * struct.calcsize(layout)
-        ]
+        fitting = [(first, layout) for first, layout in layouts.items() if number < 1 << 8 * struct.calcsize(layout)]
         first, layout = draw(st.sampled_from(fitting))
         return bytes([first]) + struct.pack(layout, number)
 
@@ -124,9 +122,7 @@ def wide_frames(draw: st.DrawFn, value: Any) -> bytes:
         if isinstance(part, list):
             return size(len(part), {0xDC: ">H", 0xDD: ">I"}) + b"".join(map(pack, part))
         entries = draw(st.permutations(list(part.items())))
-        return size(len(part), {0xDE: ">H", 0xDF: ">I"}) + b"".join(
-            pack(key) + pack(item) for key, item in entries
-        )
+        return size(len(part), {0xDE: ">H", 0xDF: ">I"}) + b"".join(pack(key) + pack(item) for key, item in entries)
 
     return pack(value)
 
@@ -143,8 +139,6 @@ def plain_values() -> st.SearchStrategy[Any]:
     )
     return st.recursive(
         scalars,
-        lambda inner: (
-            st.lists(inner, max_size=20) | st.dictionaries(st.text(max_size=40), inner, max_size=20)
-        ),
+        lambda inner: st.lists(inner, max_size=20) | st.dictionaries(st.text(max_size=40), inner, max_size=20),
         max_leaves=30,
     )

@@ -198,9 +198,7 @@ def test_strings_that_are_not_utf8_are_refused_as_keys_and_values(bad: bytes) ->
     assert refused(b"\x81" + text + b"\x01") is MalformedFrameError
 
 
-@pytest.mark.parametrize(
-    "frame", [b"\x90", b"\x91\x80", b"\xc0", b"\x01", b"\xa1a", b"\xc4\x00", b""], ids=bytes.hex
-)
+@pytest.mark.parametrize("frame", [b"\x90", b"\x91\x80", b"\xc0", b"\x01", b"\xa1a", b"\xc4\x00", b""], ids=bytes.hex)
 def test_a_frame_that_is_no_map_is_malformed(frame: bytes) -> None:
     assert refused(frame) is MalformedFrameError
 

@@ -22,7 +22,7 @@ ALLOWED = {
         "re",
         "struct",
     ),
-    *("sys", "types", "typing"),
+    *("re", "struct", "sys", "types", "typing"),
     *("msgpack", "pydantic", "pydantic_core", "sessiond_protocol"),
 }
 
