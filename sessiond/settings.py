@@ -10,6 +10,7 @@ import ipaddress
 import os
 import re
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -27,7 +28,7 @@ from pydantic_settings.exceptions import SettingsError as SourceError
 from sessiond_protocol.address import default_socket_path
 
 from sessiond.engine.port import Limits
-from sessiond.settings_report import Report, syntax_problem
+from sessiond.settings_report import Report, command_line_problem, syntax_problem
 
 _SOCKET_PATH_BYTES = 107
 """Linux's own limit (sun_path)."""
@@ -323,11 +324,23 @@ class Settings(BaseSettings):
         return env_settings, init_settings
 
 
-def load(path: Path | None) -> Settings:
+def load(path: Path | None, overrides: Mapping[str, Any] | None = None) -> Settings:
     """Settings from the file at `path`, or from defaults without one, with the environment on top.
 
-    Raises SettingsError.
+    `overrides` are values of `[daemon]` from the command line; they come before all else, and are checked like all
+    else. Raises SettingsError.
     """
+    settings = _load(path)
+    if not overrides:
+        return settings
+    try:
+        daemon = DaemonSettings.model_validate({**settings.daemon.model_dump(), **overrides})
+    except ValidationError as error:
+        raise SettingsError([command_line_problem(item) for item in error.errors(include_url=False)]) from error
+    return settings.model_copy(update={"daemon": daemon})
+
+
+def _load(path: Path | None) -> Settings:
     text = ""
     values: dict[str, Any] = {}
     if path is not None:

@@ -24,6 +24,12 @@ def syntax_problem(path: Path, message: str) -> str:
     return f"{path}:{match[1] or 'end'}: {message[: match.start()]}"
 
 
+def command_line_problem(error: ErrorDetails) -> str:
+    """One line for what pydantic found wrong with a value of the command line."""
+    key = ".".join(str(part) for part in error["loc"])
+    return f"command line: {key + ': ' if key else ''}{_message(error)}"
+
+
 class Report:
     """Turns what pydantic found wrong with a settings model into lines that name place and key."""
 
@@ -36,7 +42,7 @@ class Report:
     def problem(self, error: ErrorDetails) -> str:
         """One line for one problem."""
         key = tuple(str(part) for part in error["loc"] if part != "[key]")
-        message = error["msg"].removeprefix("Value error, ")
+        message = _message(error)
         if error["type"] == "extra_forbidden":
             close = difflib.get_close_matches(key[-1], _known(self._model, key[:-1]), n=1)
             message = f"unknown key; did you mean {close[0]}?" if close else "unknown key"
@@ -78,6 +84,10 @@ def key_lines(text: str) -> dict[Key, int]:
             for length in range(len(key) + 1):
                 found.setdefault(table + key[:length], first + 1)
     return found
+
+
+def _message(error: ErrorDetails) -> str:
+    return error["msg"].removeprefix("Value error, ")
 
 
 def _complete(statement: str) -> bool:

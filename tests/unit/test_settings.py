@@ -184,3 +184,13 @@ def test_other_than_loopback_is_possible_with_tls(tmp_path: Path) -> None:
     text = '[daemon]\nlisten = ["tcp:0.0.0.0:80", "tcp:[::1]:81"]\ntls_certificate = "/c"\ntls_key = "~/k"\n'
     daemon = load(write(tmp_path, text)).daemon
     assert daemon.tls_key == tmp_path / "k"
+
+
+def test_the_command_line_comes_first_and_is_checked_too(tmp_path: Path) -> None:
+    path = write(tmp_path, "[daemon]\nmax_sessions = 3\n")
+    daemon = load(path, {"listen": ["tcp:127.0.0.1:0"]}).daemon
+    assert (daemon.listen, daemon.max_sessions) == (["tcp:127.0.0.1:0"], 3)
+    with pytest.raises(SettingsError, match="command line: tcp:0.0.0.0:1 is not loopback"):
+        load(path, {"listen": ["tcp:0.0.0.0:1"]})
+    with pytest.raises(SettingsError, match="command line: engine: Input should be"):
+        load(path, {"engine": "dokcer"})
