@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from sessiond_protocol import guest as wire
 from sessiond_protocol.messages import CommandLimits, CommandStart, SessionLimits
 
+from sessiond.core.errors import RequestError
+
 WORKSPACE = "/workspace"
 CLEAN_ENVIRONMENT = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -16,6 +18,9 @@ CLEAN_ENVIRONMENT = {
     "LANG": "C.UTF-8",
     "TMPDIR": "/tmp",  # noqa: S108 - the sandbox's own
 }
+
+MOST_BYTES = wire.MOST_DATA - 16 * 1024
+"""Arguments and environment of one command; the rest of a frame is kept for the working directory and limits."""
 
 RLIMIT_CPU, RLIMIT_FSIZE, RLIMIT_NOFILE, RLIMIT_AS = 0, 1, 7, 9
 """Linux's numbers on x86_64 and aarch64 (asm-generic/resource.h)."""
@@ -53,8 +58,16 @@ def resource_limits(session: SessionLimits, command: CommandLimits) -> tuple[tup
 def launch_frame(
     handle: int, request: CommandStart, argv: tuple[str, ...], environment: Mapping[str, str], session: SessionLimits
 ) -> wire.Start:
-    """The START frame of a request whose `argv` has been decided."""
+    """The START frame of a request whose `argv` has been decided.
+
+    Raises RequestError `limit` when arguments and environment together are more than a frame holds.
+    """
     merged = {**environment, **request.env} if request.env else environment
+    words = tuple(word.encode() for word in argv)
+    variables = tuple(f"{name}={value}".encode() for name, value in merged.items())
+    size = sum(map(len, words)) + sum(map(len, variables)) + len(words) + len(variables)
+    if size > MOST_BYTES:
+        raise RequestError("limit", f"arguments and environment of {size} bytes; {MOST_BYTES} fit", "use a file")
     return wire.Start(
         command=handle,
         timeout_ms=max(1, round(request.timeout * 1000)) if request.timeout is not None else 0,
@@ -63,6 +76,6 @@ def launch_frame(
         merge_stderr=request.merge_stderr,
         rlimits=resource_limits(session, request.limits),
         cwd=working_directory(request.cwd).encode(),
-        argv=tuple(word.encode() for word in argv),
-        env=tuple(f"{name}={value}".encode() for name, value in merged.items()),
+        argv=words,
+        env=variables,
     )

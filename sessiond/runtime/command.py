@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol
+from typing import Literal, Protocol
 
 from sessiond_protocol import guest as wire
 from sessiond_protocol.messages import (
@@ -25,17 +26,14 @@ from sessiond_protocol.messages import (
     StdinAck,
     StreamName,
 )
-from sessiond_protocol.states import next_command_state
+from sessiond_protocol.states import CommandEventName, next_command_state
 
 from sessiond.core.errors import RequestError
 from sessiond.core.spool import Spool
 from sessiond.runtime.admission import Slot
 from sessiond.runtime.follower import Follower, Sink
 
-STDIN_WINDOW = 256 * 1024
-"""Standard input on its way to a command: what the guest buffers (docs/guest.md)."""
-STREAMS: dict[int, StreamName] = {1: "stdout", 2: "stderr"}
-NO_MORE_STDIN = 2**64 - 1
+STREAMS: dict[int, StreamName] = {wire.STDOUT: "stdout", wire.STDERR: "stderr"}
 
 
 class GuestFault(Exception):
@@ -45,7 +43,7 @@ class GuestFault(Exception):
 class Channel(Protocol):
     """The way to the guest, as a command needs it."""
 
-    def send(self, frame: wire.Frame) -> None:
+    def send(self, frame: wire.DaemonFrame) -> None:
         """Queue a frame; dropped when the guest is away, because the resynchronisation repeats what is owed."""
 
 
@@ -109,9 +107,9 @@ class Command:
         """
         return self._open_streams == 0
 
-    def launch(self, channel: Channel, handle: int, start: wire.Start, stdin: bytes, *, stdin_open: bool) -> None:
+    def launch(self, channel: Channel, start: wire.Start, stdin: bytes, *, stdin_open: bool) -> None:
         """Send it to the guest. Again with another handle after `failed` said that the shell is missing."""
-        self._channel, self._handle, self._start = channel, handle, start
+        self._channel, self._handle, self._start = channel, start.command, start
         self._stdin.clear()
         self._stdin_sent = self._stdin_acked = 0
         self._stdin_closed = None
@@ -132,7 +130,7 @@ class Command:
             return
         if self._stdin_closed is not None:
             raise RequestError("invalid", f"standard input of {self.id} is closed")
-        if self._stdin_sent + len(data) > self._stdin_acked + STDIN_WINDOW:
+        if self._stdin_sent + len(data) > self._stdin_acked + wire.STDIN_WINDOW:
             raise RequestError("limit", f"more than the window of standard input of {self.id}", "wait for stdin.ack")
         self._stdin.append((self._stdin_sent, data))
         self._send(wire.Stdin(self._handle, self._stdin_sent, data))
@@ -150,8 +148,8 @@ class Command:
     def signal(self, number: int, *, tree: bool) -> None:
         """Signal the process group or the whole tree; nothing when it has ended, for the signal may cross the end."""
         if self.running:
-            self._killing = self._killing or (tree and number == 9)
-            self._send(wire.Signal(self._handle, number, 1 if tree else 0))
+            self._killing = self._killing or (tree and number == signal.SIGKILL)
+            self._send(wire.Signal(self._handle, number, wire.SCOPE_TREE if tree else wire.SCOPE_GROUP))
 
     def resize(self, rows: int, columns: int) -> None:
         """New size of its terminal."""
@@ -282,14 +280,14 @@ class Command:
 
     def on_stdin_ack(self, frame: wire.StdinAck) -> None:
         """Standard input moved on, or its reading end is gone."""
-        gone = frame.offset == NO_MORE_STDIN
+        gone = frame.offset == wire.NO_MORE_STDIN
         if not gone and not self._stdin_acked <= frame.offset <= self._stdin_sent:
             raise GuestFault(f"standard input of command {self._handle} acknowledged at {frame.offset}")
         self._stdin_acked = self._stdin_sent if gone else frame.offset
         while self._stdin and self._stdin[0][0] + len(self._stdin[0][1]) <= self._stdin_acked:
             self._stdin.popleft()
         if self.stdin_sink is not None:
-            window = 0 if gone else STDIN_WINDOW
+            window = 0 if gone else wire.STDIN_WINDOW
             self.stdin_sink.send(
                 StdinAck(session=self.session_id, command=self.id, offset=self._stdin_acked, window=window)
             )
@@ -310,15 +308,15 @@ class Command:
         if self._stdin_closed is not None:
             self._send(wire.StdinClose(self._handle, self._stdin_closed))
         if self._killing:
-            self._send(wire.Signal(self._handle, 9, 1))
+            self._send(wire.Signal(self._handle, signal.SIGKILL, wire.SCOPE_TREE))
 
     # --- inside -----------------------------------------------------------------------------------------------------
 
-    def _send(self, frame: wire.Frame) -> None:
+    def _send(self, frame: wire.DaemonFrame) -> None:
         if self._channel is not None:
             self._channel.send(frame)
 
-    def _move(self, event: str) -> None:
+    def _move(self, event: CommandEventName) -> None:
         self.state = next_command_state(self.state, event)
 
     def _pump(self) -> None:
@@ -380,14 +378,13 @@ def exit_record(frame: wire.Exited) -> Exit:
     """The guest's exit frame as the wire shows it. Raises GuestFault when it cannot be true."""
     if frame.signal > 64 or frame.code > 255:
         raise GuestFault(f"exit of command {frame.command} with code {frame.code}, signal {frame.signal}")
+    cause: Literal["exit", "signal", "timeout", "oom", "killed"] = "signal" if frame.signal else "exit"
     if frame.timed_out:
         cause = "timeout"
     elif frame.oom:
         cause = "oom"
-    elif frame.killed:
+    elif frame.killed and frame.signal:
         cause = "killed"
-    else:
-        cause = "signal" if frame.signal else "exit"
     return Exit.model_construct(
         code=None if frame.signal else frame.code,
         signal=frame.signal or None,

@@ -62,7 +62,7 @@ class Follower:
                     command=command.id,
                     offset=chunk.offset,
                     stream=chunk.stream,
-                    data=chunk.data,
+                    data=bytes(chunk.data),
                 )
             )
             self._offset = chunk.end

@@ -7,7 +7,7 @@ client.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import count
 from typing import cast
 
@@ -87,7 +87,7 @@ class GuestLink:
         """The guest has been told to forget the handle; nothing more is expected of it."""
         self._commands.pop(handle, None)
 
-    def send(self, frame: wire.Frame) -> None:
+    def send(self, frame: wire.DaemonFrame) -> None:
         """Queue a frame. While the guest is away it is dropped: resynchronisation repeats what commands owe it."""
         connection = self._connection
         if connection is not None and self._ready.is_set():
@@ -204,21 +204,30 @@ class _Connection(asyncio.Protocol):
 
     @override
     def data_received(self, data: bytes) -> None:
-        link = self._link
         try:
-            for frame in self._decoder.feed(data):
-                if self._greeted:
-                    link.received(self, frame)
-                elif isinstance(frame, wire.Hello):
-                    self._greeted = True
-                    if self._deadline is not None:
-                        self._deadline.cancel()
-                    link.greeted(self, frame)
-                else:
-                    raise GuestFault(f"{type(frame).__name__} before HELLO")
-        except (wire.GuestProtocolError, GuestFault) as error:
-            link.fault(str(error))
+            try:
+                frames: Sequence[wire.Frame] = self._decoder.feed(data)
+                broken: Exception | None = None
+            except wire.GuestProtocolError as error:
+                frames, broken = error.frames, error
+            for frame in frames:
+                self._received(frame)
+            if broken is not None:
+                raise GuestFault(str(broken))
+        except GuestFault as fault:
+            self._link.fault(str(fault))
             self.abort()
+
+    def _received(self, frame: wire.Frame) -> None:
+        if self._greeted:
+            self._link.received(self, frame)
+        elif isinstance(frame, wire.Hello):
+            self._greeted = True
+            if self._deadline is not None:
+                self._deadline.cancel()
+            self._link.greeted(self, frame)
+        else:
+            raise GuestFault(f"{type(frame).__name__} before HELLO")
 
     @override
     def connection_lost(self, exc: Exception | None) -> None:
@@ -226,7 +235,7 @@ class _Connection(asyncio.Protocol):
             self._deadline.cancel()
         self._link.lost(self)
 
-    def write(self, frame: wire.Frame) -> None:
+    def write(self, frame: wire.DaemonFrame) -> None:
         transport = self._transport
         if transport is None or transport.is_closing():
             return

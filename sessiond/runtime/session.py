@@ -12,11 +12,12 @@ import hashlib
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import NamedTuple
 
 import structlog
+from sessiond_protocol import guest as wire
 from sessiond_protocol.codec import encode
 from sessiond_protocol.messages import (
     CommandInfo,
@@ -28,7 +29,7 @@ from sessiond_protocol.messages import (
     SessionState,
     Started,
 )
-from sessiond_protocol.states import next_session_state
+from sessiond_protocol.states import SessionEventName, next_session_state
 
 from sessiond.core.errors import RequestError
 from sessiond.core.launch import base_environment, launch_frame
@@ -39,6 +40,7 @@ from sessiond.policy.decide import CommandRequest, Policy, Verdict
 from sessiond.runtime.admission import Admission, Slot
 from sessiond.runtime.command import Command
 from sessiond.runtime.follower import Follower, Sink
+from sessiond.runtime.link import GuestLink
 from sessiond.runtime.sandbox import Sandbox
 
 log = structlog.get_logger()
@@ -151,7 +153,7 @@ class Session:
         for command in tuple(self._commands.values()):
             command.lose(failure)
 
-    def _move(self, event: str, reason: str) -> None:
+    def _move(self, event: SessionEventName, reason: str) -> None:
         self.state = next_session_state(self.state, event)
         if self._attached:
             message = SessionEvent(session=self.info(), reason=reason)
@@ -232,6 +234,7 @@ class Session:
         self._check_room()
         self.touch()
         verdict, recorded = self._judge(request)
+        frame = launch_frame(self._link.new_handle(), request, verdict.argv, self._env, self._limits)
         command = Command(
             session_id=self.id,
             command_id=request.command,
@@ -250,7 +253,7 @@ class Session:
         command.starters.append((sink, request.id))
         command.stdin_sink = sink
         follower = command.follow(sink, 0, request.window) if request.window else None
-        self._admission.submit(lambda slot: self._launch(command, request, verdict.argv, slot))
+        self._admission.submit(lambda slot: self._launch(command, request, frame, slot))
         return follower
 
     def command(self, command_id: str) -> Command:
@@ -328,18 +331,24 @@ class Session:
         self._commands[command.id] = command
         self._started += 1
 
-    def _launch(self, command: Command, request: CommandStart, argv: tuple[str, ...], slot: Slot) -> None:
-        if self.sandbox is None or not command.running:
+    def _launch(self, command: Command, request: CommandStart, frame: wire.Start, slot: Slot) -> None:
+        if not command.running:
             slot.release()
             return
-        link = self.sandbox.link
-        handle = link.new_handle()
-        frame = launch_frame(handle, request, argv, self._env, self._limits)
         command.slot = slot
-        if argv[0] == "bash" and request.text is not None and self.rules.try_sh:
-            command.substitute = lambda again: self._launch(again, request, ("sh", *argv[1:]), slot)
-        link.register(handle, command)
-        command.launch(link, handle, frame, request.input, stdin_open=request.stdin)
+        if frame.argv[0] == b"bash" and request.text is not None and self.rules.try_sh:
+            command.substitute = lambda again: self._launch(again, request, self._with_sh(frame), slot)
+        self._link.register(frame.command, command)
+        command.launch(self._link, frame, request.input, stdin_open=request.stdin)
+
+    def _with_sh(self, frame: wire.Start) -> wire.Start:
+        return replace(frame, command=self._link.new_handle(), argv=(b"sh", *frame.argv[1:]))
+
+    @property
+    def _link(self) -> GuestLink:
+        if self.sandbox is None:
+            raise RequestError("gone", f"session {self.id} has no sandbox")
+        return self.sandbox.link
 
     def _command_ended(self, command: Command) -> None:
         self.touch()

@@ -1,0 +1,49 @@
+"""From a request to the guest's START."""
+
+from sessiond_protocol.messages import CommandLimits, CommandStart, SessionLimits
+
+from sessiond.core.launch import base_environment, launch_frame, resource_limits, working_directory
+
+
+def start(**fields) -> CommandStart:
+    return CommandStart(**{"id": 1, "session": "s", "command": "c", "argv": ["true"], **fields})
+
+
+def test_environment_is_clean_and_later_layers_win():
+    env = base_environment({"PATH": "/image/bin", "A": "image"}, {"A": "profile", "B": "profile"}, {"B": "session"})
+    assert env["PATH"] == "/image/bin"
+    assert (env["A"], env["B"]) == ("profile", "session")
+    assert set(env) == {"PATH", "HOME", "USER", "LANG", "TMPDIR", "A", "B"}
+
+
+def test_working_directory_is_seen_from_the_workspace_and_never_resolved_outside():
+    assert working_directory("") == "/workspace/"
+    assert working_directory("src/a") == "/workspace/src/a"
+    assert working_directory("/tmp") == "/tmp"
+    assert working_directory("../x") == "/workspace/../x"
+
+
+def test_the_lower_of_two_limits_holds():
+    limits = resource_limits(SessionLimits(open_files=100, file_bytes=10), CommandLimits(open_files=200, cpu_seconds=5))
+    assert dict(limits) == {7: 100, 1: 10, 0: 5}
+
+
+def test_frame_carries_everything():
+    frame = launch_frame(
+        7,
+        start(timeout=1.5, grace=0.25, env={"A": "1"}, cwd="src", input=b"x", merge_stderr=True),
+        ("true",),
+        {"A": "0", "B": "2"},
+        SessionLimits(),
+    )
+    assert (frame.command, frame.timeout_ms, frame.grace_ms) == (7, 1500, 250)
+    assert frame.stdin
+    assert frame.merge_stderr
+    assert frame.cwd == b"/workspace/src"
+    assert frame.argv == (b"true",)
+    assert frame.env == (b"A=1", b"B=2")
+
+
+def test_a_timeout_below_a_millisecond_is_still_one():
+    assert launch_frame(1, start(timeout=0.0001), ("true",), {}, SessionLimits()).timeout_ms == 1
+    assert launch_frame(1, start(), ("true",), {}, SessionLimits()).timeout_ms == 0
