@@ -52,9 +52,7 @@ def seeds() -> list[bytes]:
     failure = messages.Failure(code="denied", message="no", rule="deny-curl")
     sent: list[messages.ClientMessage | messages.ServerMessage] = [
         messages.Hello(id=1, version=1, client="fuzz"),
-        messages.SessionOpen(
-            id=2, labels={"a": "b"}, env={"K": "v"}, limits=messages.SessionLimits(pids=9), ttl=60.0
-        ),
+        messages.SessionOpen(id=2, labels={"a": "b"}, env={"K": "v"}, limits=messages.SessionLimits(pids=9), ttl=60.0),
         messages.CommandStart(
             id=3, **NAMES, argv=["a", "b"], input=b"in", limits=messages.CommandLimits(cpu_seconds=1)
         ),
@@ -87,8 +85,9 @@ def try_one(data: bytes) -> None:
 class Target:
     """Counts the inputs, tells the one that breaks the promise, and ends the process in time."""
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, folder: tempfile.TemporaryDirectory[str]) -> None:
         self.seconds = seconds
+        self.folder = folder
         self.begun = time.monotonic()
         self.runs = 0
 
@@ -101,17 +100,18 @@ class Target:
             raise
         if self.runs % 64 == 0 and time.monotonic() - self.begun > self.seconds:
             print(f"{self.runs} runs in {self.seconds:g} s: only documented errors", flush=True)
+            self.folder.cleanup()
             os._exit(0)  # libFuzzer gives back control in no other way
 
 
 def fuzz_guided(target: Target) -> None:
     """Let coverage guide the inputs."""
-    with tempfile.TemporaryDirectory() as folder:
-        for number, seed in enumerate(seeds()):
-            (Path(folder) / str(number)).write_bytes(seed)
-        flags = [f"-max_len={LONGEST_INPUT}", "-verbosity=0", f"-artifact_prefix={folder}/", folder]
-        atheris.Setup([sys.argv[0], *flags], target)
-        atheris.Fuzz()
+    folder = target.folder.name
+    for number, seed in enumerate(seeds()):
+        (Path(folder) / str(number)).write_bytes(seed)
+    flags = [f"-max_len={LONGEST_INPUT}", "-verbosity=0", f"-artifact_prefix={folder}/", folder]
+    atheris.Setup([sys.argv[0], *flags], target)
+    atheris.Fuzz()
 
 
 def fuzz_blindly(target: Target) -> None:
@@ -132,7 +132,7 @@ def main() -> None:
     """Fuzz for as long as the command line says."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seconds", type=float, default=30.0)
-    target = Target(parser.parse_args().seconds)
+    target = Target(parser.parse_args().seconds, tempfile.TemporaryDirectory())
     (fuzz_guided if atheris else fuzz_blindly)(target)
 
 

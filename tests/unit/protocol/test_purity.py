@@ -9,22 +9,8 @@ import pytest
 import sessiond_protocol
 
 MODULES = sorted(Path(sessiond_protocol.__path__[0]).glob("*.py"))
-ALLOWED = {
-    *(
-        "__future__",
-        "ast",
-        "collections",
-        "dataclasses",
-        "enum",
-        "inspect",
-        "math",
-        "pathlib",
-        "re",
-        "struct",
-    ),
-    *("re", "struct", "sys", "types", "typing"),
-    *("msgpack", "pydantic", "pydantic_core", "sessiond_protocol"),
-}
+STANDARD = "__future__ ast collections dataclasses enum errno itertools math pathlib re struct sys types typing"
+ALLOWED = {*STANDARD.split(), "msgpack", "pydantic", "pydantic_core", "sessiond_protocol"}
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda path: path.stem)
