@@ -190,7 +190,7 @@ def test_the_command_line_comes_first_and_is_checked_too(tmp_path: Path) -> None
     path = write(tmp_path, "[daemon]\nmax_sessions = 3\n")
     daemon = load(path, {"listen": ["tcp:127.0.0.1:0"]}).daemon
     assert (daemon.listen, daemon.max_sessions) == (["tcp:127.0.0.1:0"], 3)
-    with pytest.raises(SettingsError, match="command line: tcp:0.0.0.0:1 is not loopback"):
+    with pytest.raises(SettingsError, match=r"command line: tcp:0\.0\.0\.0:1 is not loopback"):
         load(path, {"listen": ["tcp:0.0.0.0:1"]})
     with pytest.raises(SettingsError, match="command line: engine: Input should be"):
         load(path, {"engine": "dokcer"})
