@@ -34,8 +34,9 @@ from sessiond_client.errors import (
     UsageError,
     VersionError,
 )
+from sessiond_client.events import SessionEvents
 from sessiond_client.results import ExitStatus, Gap, Output, Result
-from sessiond_client.session import Session, SessionEvents
+from sessiond_client.session import Session
 from sessiond_client.version import __version__
 
 __all__ = [

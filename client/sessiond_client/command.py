@@ -68,6 +68,10 @@ class Command:
             raise StopAsyncIteration
         return piece
 
+    async def next(self) -> Output | Gap | None:
+        """The next piece of output, or a gap; None at the end. Raises why the end is not known."""
+        return await self._stream.next()
+
     async def wait(self) -> ExitStatus:
         """Wait for the end, however much output nobody has read yet."""
         ended = self._stream.ended

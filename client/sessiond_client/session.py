@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from sessiond_protocol import messages
-from sessiond_protocol.messages import MAX_INPUT, CommandInfo, CommandLimits, SessionEvent, SessionInfo
+from sessiond_protocol.messages import MAX_INPUT, CommandInfo, CommandLimits, SessionInfo
 
 from sessiond_client.command import Command, end_after_kill, kill
 from sessiond_client.connection import Connection
@@ -20,11 +19,11 @@ from sessiond_client.errors import (
     GoneError,
     NotFoundError,
     OutputLimitError,
-    RemoteError,
     SessiondError,
     TransportError,
     UsageError,
 )
+from sessiond_client.events import SessionEvents
 from sessiond_client.results import Result, result
 from sessiond_client.stdin import StdinPipe
 from sessiond_client.stream import CommandStream, Mode
@@ -37,7 +36,6 @@ if TYPE_CHECKING:
 DEFAULT_WINDOW = 4 * 1024 * 1024
 """Output that may be on its way or wait here, of one command."""
 DEFAULT_MAX_OUTPUT = 64 * 1024 * 1024
-_MAX_EVENTS = 256
 
 
 class Session:
@@ -313,64 +311,6 @@ class Session:
         if window < 1:
             raise UsageError("a window has at least one byte")
         return min(window, connection.welcome.limits.window_bytes)
-
-
-class SessionEvents:
-    """The changes of state of one session, as an asynchronous iterator.
-
-    It keeps the last 256 that nobody has taken yet; an older one says nothing that a newer one does not.
-    """
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
-        self._connection = session.client.connection
-        self._events: deque[SessionEvent] = deque(maxlen=_MAX_EVENTS)
-        self._error: SessiondError | None = self._connection.lost
-        self._over = False
-        self._reader: asyncio.Future[None] | None = None
-        self._connection.listen(session.id, self)
-
-    def __aiter__(self) -> SessionEvents:
-        """Itself."""
-        return self
-
-    async def __anext__(self) -> SessionEvent:
-        """The next change. Ends after the final one; raises why no more will come."""
-        if not self._session.attached and not self._over:
-            await self._session.attach()
-        while not self._events:
-            if self._over:
-                raise StopAsyncIteration
-            if self._error is not None:
-                raise self._error
-            if self._reader is not None:
-                raise UsageError("these events are being read already")
-            self._reader = asyncio.get_running_loop().create_future()
-            try:
-                await self._reader
-            finally:
-                self._reader = None
-        return self._events.popleft()
-
-    def on_session(self, event: SessionEvent) -> None:
-        """Take an event from the connection."""
-        self._events.append(event)
-        self._over = event.session.state == "closed"
-        self._wake()
-
-    def on_error(self, error: RemoteError) -> None:
-        """Take an error about the session from the connection, such as that another writer took it over."""
-        self._error = error
-        self._wake()
-
-    def on_lost(self, reason: TransportError) -> None:
-        """Take note that the connection is gone."""
-        self._error = reason
-        self._wake()
-
-    def _wake(self) -> None:
-        if self._reader is not None and not self._reader.done():
-            self._reader.set_result(None)
 
 
 def abandon(stream: CommandStream) -> None:

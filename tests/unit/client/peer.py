@@ -334,7 +334,10 @@ class Talk:
                 await self.start(message)
             case CommandList():
                 commands = [p.info() for p in self.processes.values() if p.start.session == message.session]
-                await self.send(CommandsReply(re=message.id, commands=commands))
+                names = [command.command for command in commands]
+                start = names.index(message.after) + 1 if message.after else 0
+                more = start + peer.page < len(commands)
+                await self.send(CommandsReply(re=message.id, commands=commands[start : start + peer.page], more=more))
             case _:
                 await self.answer_command(message)
 
@@ -443,7 +446,7 @@ class Peer:
         self.talks: list[Talk] = []
         self.delay = 0.0
         self.version = 1
-        self.page = 2
+        self.page = 100
         self.kept_from = 0
         self.refuse_http: int | None = None
         self.failures: list[BaseException] = []
