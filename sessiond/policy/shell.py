@@ -15,6 +15,9 @@ import tree_sitter_bash
 from tree_sitter import Language, Node, Parser
 
 MAX_TEXT_BYTES = 16 * 1024
+MAX_COMMANDS = 256
+MAX_WORDS = 2048
+"""Bounds of one text, so that deciding takes a few milliseconds at most."""
 
 _PARSER = Parser(Language(tree_sitter_bash.language()))
 
@@ -134,7 +137,7 @@ def _scan(text: str) -> tuple[list[list[_Word]], list[str]]:
     operators: list[str] = []
     words: list[_Word] = []
     dangling = ""
-    position = 0
+    position = count = 0
     while position < len(text):
         match = _TOKEN.match(text, position)
         if match is None:
@@ -145,6 +148,9 @@ def _scan(text: str) -> tuple[list[list[_Word]], list[str]]:
                 _check_first(found)
                 dangling = ""
             words.append((match.start(), position, _resolve(found)))
+            count += 1
+            if count > MAX_WORDS or len(commands) >= MAX_COMMANDS:
+                raise NotPlainError("lexical", f"the text has more than {MAX_COMMANDS} commands or {MAX_WORDS} words")
         elif kind == "operator":
             if words:
                 commands.append(words)
@@ -190,24 +196,20 @@ def _second_opinion(data: bytes) -> list[list[tuple[int, int]]] | None:
     if root.has_error:
         return None
     commands: list[list[tuple[int, int]]] = []
-    return commands if _collect(root, commands) else None
-
-
-def _collect(node: Node, commands: list[list[tuple[int, int]]]) -> bool:
-    """Add the commands below `node`; False at the first node that is not in the allowed list."""
-    for child in node.children:
-        kind = child.type
+    waiting = list(reversed(root.children))
+    while waiting:
+        node = waiting.pop()
+        kind = node.type
         if kind == "command":
-            words = child.children
+            words = node.children
             if not all(_is_literal(word) for word in words):
-                return False
+                return None
             commands.append([(word.start_byte, word.end_byte) for word in words])
         elif kind in ("list", "pipeline"):
-            if not _collect(child, commands):
-                return False
+            waiting.extend(reversed(node.children))
         elif kind not in _SEPARATORS:
-            return False
-    return True
+            return None
+    return commands
 
 
 def _is_literal(node: Node) -> bool:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from sessiond.policy.shell import MAX_TEXT_BYTES, NotPlainError, parse
+from sessiond.policy.shell import MAX_COMMANDS, MAX_TEXT_BYTES, MAX_WORDS, NotPlainError, parse
 
 BASH = shutil.which("bash") or "bash"
 SHELLS = [shell for shell in ("bash", "dash", "busybox") if shutil.which(shell)]
@@ -153,9 +153,17 @@ def test_suspicious_characters_are_refused_before_parsing(text: str) -> None:
     assert caught.value.rule == "lexical"
 
 
-def test_a_long_text_within_the_bound_is_read() -> None:
-    text = "a;" * (MAX_TEXT_BYTES // 2)
-    assert len(parse(text).commands) == MAX_TEXT_BYTES // 2
+@pytest.mark.parametrize("separator", [";", "&&", "|", "\n"])
+def test_a_text_of_many_commands_is_read_up_to_the_bound(separator: str) -> None:
+    assert len(parse(separator.join("a" * MAX_COMMANDS)).commands) == MAX_COMMANDS
+    with pytest.raises(NotPlainError, match="more than"):
+        parse(separator.join("a" * (MAX_COMMANDS + 1)))
+
+
+def test_a_text_of_many_words_is_read_up_to_the_bound() -> None:
+    assert len(parse(" ".join("a" * MAX_WORDS)).commands[0]) == MAX_WORDS
+    with pytest.raises(NotPlainError, match="more than"):
+        parse(" ".join("a" * (MAX_WORDS + 1)))
 
 
 PIECES = st.sampled_from(
