@@ -94,6 +94,15 @@ class Group:
         path = self._freezer()
         return path is not None and os.access(path, os.W_OK)
 
+    @property
+    def can_limit(self) -> bool:
+        """Whether this process may change the group's limits."""
+        if UNIFIED in self._paths:
+            return os.access(self._paths[UNIFIED] / "memory.max", os.W_OK)
+        return {"memory", "pids", "cpu"} <= self._paths.keys() and os.access(
+            self._paths["memory"] / "memory.limit_in_bytes", os.W_OK
+        )
+
     def frozen(self) -> bool:
         """Whether the group is frozen, or will be in a moment."""
         path = self._freezer()
@@ -150,6 +159,14 @@ class Group:
             seconds = None if nanoseconds is None else nanoseconds / 1e9
             pids = _number(self._paths.get("pids", nowhere) / "pids.current")
         return SandboxStats(None if memory is None else max(0, memory - (cache or 0)), seconds, pids)
+
+    def oom_kills(self) -> int:
+        """How many processes the OOM killer has killed in the group."""
+        v2 = UNIFIED in self._paths
+        directory = self.memory
+        if directory is None:
+            return 0
+        return _field(directory / ("memory.events" if v2 else "memory.oom_control"), "oom_kill") or 0
 
     def create(self) -> None:
         """Make the group. OSError when this process may not."""

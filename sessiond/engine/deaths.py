@@ -1,9 +1,10 @@
-"""Waiting for sandboxes' deaths through an engine's stream of events, in one thread for all of them."""
+"""Sandboxes' deaths: in words, and waited for through an engine's stream of events, in one thread for all of them."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -14,6 +15,19 @@ log = logging.getLogger(__name__)
 FIRST_RETRY_SECONDS = 0.1
 LAST_RETRY_SECONDS = 2.0
 """Pause before asking a lost engine for its events again: doubles from the first to the last."""
+
+
+SIGNAL_BASE = 128
+"""A process that a signal killed has this plus the signal's number as its exit code."""
+
+
+def describe(code: int, *, oom: bool) -> str:
+    """Why a sandbox whose PID 1 had this exit code is dead; `oom` when its cgroup has seen OOM kills, of whichever process."""
+    if code <= SIGNAL_BASE:
+        return f"its PID 1 exited with {code}"
+    number = code - SIGNAL_BASE
+    # Only SIGKILL can have been the OOM killer's.
+    return "out of memory" if oom and number == signal.SIGKILL else f"its PID 1 was killed by signal {number}"
 
 
 class EventStream(Protocol):

@@ -47,8 +47,8 @@ class SandboxDirectory:
         """The part that the sandbox sees."""
         return self.root / "mount"
 
-    def create(self, guest: Path, group: int | None = None) -> None:
-        """Make the directory, with `guest` (a copy as `copy_guest` makes it) in it. `group` may traverse it.
+    def create(self, guest: Path) -> None:
+        """Make the directory, with `guest` (a copy as `copy_guest` makes it) in it.
 
         Raises EngineError when it exists: an id is used once.
         """
@@ -59,9 +59,11 @@ class SandboxDirectory:
         self.mount.mkdir()
         self.mount.chmod(0o755)
         (self.mount / GUEST).hardlink_to(guest)
-        if group is not None:
-            os.chown(self.root, -1, group)
-            self.root.chmod(0o710)
+
+    def open_to(self, group: int) -> None:
+        """Let a host group traverse it, which `mount`ing it takes when the daemon's user and the sandbox's differ."""
+        os.chown(self.root, -1, group)
+        self.root.chmod(0o710)
 
     def erase(self) -> None:
         """Remove it with all that is in it; nothing happens when it is gone."""

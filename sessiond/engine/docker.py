@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import docker
@@ -11,6 +12,7 @@ import requests
 from docker.errors import APIError, DockerException, NotFound
 from docker.types.daemon import CancellableStream
 
+from sessiond.engine.deaths import describe
 from sessiond.engine.docker_options import INSTANCE_LABEL, SANDBOX_LABEL, ContainerOptions
 from sessiond.engine.port import (
     EngineError,
@@ -29,8 +31,6 @@ GONE_SECONDS = 20
 POLL_SECONDS = 0.05
 
 CONFLICT = 409
-SIGNAL_BASE = 128
-"""A process that a signal killed has this plus the signal's number as its exit code."""
 
 ERRORS: tuple[type[Exception], ...] = (DockerException, requests.RequestException, OSError)
 """Everything that a call here raises."""
@@ -54,15 +54,15 @@ def translate(what: str, error: Exception) -> EngineError | None:
 
 def cause(state: dict[str, Any]) -> str:
     """Why a container is dead, from the State of its inspection."""
-    return death(str(state["ExitCode"]), oom=state["OOMKilled"]) + (f": {state['Error']}" if state["Error"] else "")
+    return describe(state["ExitCode"], oom=state["OOMKilled"]) + (f": {state['Error']}" if state["Error"] else "")
 
 
-def death(code: str, *, oom: bool = False) -> str:
-    """An exit code in words."""
-    if oom:
-        return "out of memory"
-    number = int(code)
-    return f"killed by signal {number - SIGNAL_BASE}" if number > SIGNAL_BASE else f"exited with {number}"
+@dataclass(frozen=True, slots=True)
+class Image:
+    """What matters of an image's configuration."""
+
+    volumes: tuple[str, ...]
+    environment: dict[str, str]
 
 
 class Deaths:
@@ -81,9 +81,7 @@ class Deaths:
             if event["Action"] == "oom":
                 out_of_memory.add(sandbox)
             else:
-                # An oom event precedes the death when PID 1 was not the victim, too: only signal 9 is evidence for both.
-                code = attributes.get("exitCode", "0")
-                yield sandbox, death(code, oom=sandbox in out_of_memory and code == "137")
+                yield sandbox, describe(int(attributes.get("exitCode", 0)), oom=sandbox in out_of_memory)
                 out_of_memory.discard(sandbox)
 
     def close(self) -> None:
@@ -158,10 +156,20 @@ class DockerClient:
         sample: dict[str, Any] = self._api.stats(name, stream=False, one_shot=True)
         return sample
 
-    def image_volumes(self, image: str) -> tuple[str, ...]:
-        """The image's VOLUME paths. Raises NotFound."""
-        inspected = self._api.inspect_image(image)  # type: ignore[no-untyped-call]
-        return tuple(inspected["Config"].get("Volumes") or ())
+    def update(self, name: str, limits: dict[str, int]) -> None:
+        """Change a running container's limits. The SDK's own method knows neither NanoCpus nor PidsLimit."""
+        url = f"{self._api.base_url}/v{self._api.api_version}/containers/{name}/update"
+        reply = self._api.post(url, json=limits, timeout=SOCKET_SECONDS)
+        if not reply.ok:
+            raise APIError(reply.text, response=reply, explanation=reply.json().get("message"))
+
+    def image(self, image: str) -> Image:
+        """What the image says of itself. Raises NotFound."""
+        config = self._api.inspect_image(image)["Config"]  # type: ignore[no-untyped-call]
+        return Image(
+            tuple(config.get("Volumes") or ()),
+            dict(entry.partition("=")[::2] for entry in config.get("Env") or ()),
+        )
 
     def pull(self, image: str) -> None:
         """Pull it, or raise ImageMissingError with the registry's reason."""

@@ -20,6 +20,7 @@ from sessiond.engine.docker_options import (
     container_name,
     container_options,
     own_labels,
+    tighter,
 )
 from sessiond.engine.port import (
     Capabilities,
@@ -27,6 +28,7 @@ from sessiond.engine.port import (
     EngineError,
     EngineUnavailableError,
     ImageMissingError,
+    Limits,
     SandboxGoneError,
     SandboxSpec,
     SandboxState,
@@ -83,7 +85,7 @@ class DockerEngine(Engine):
         self._runtime = runtime
         self._calls = Calls(self.name, THREADS, sdk.translate)
         self._seccomp = docker_profile()
-        self._volumes: dict[str, tuple[str, ...]] = {}
+        self._images: dict[str, sdk.Image] = {}
         self._channels: dict[str, Channel] = {}
         self._groups: dict[str, cgroup.Group | None] = {}
         self._client_: sdk.DockerClient | None = None
@@ -122,18 +124,19 @@ class DockerEngine(Engine):
         if self._client_ is not None:
             self._client_.close()
 
-    async def prepare(self, image: str) -> None:
+    async def prepare(self, image: str) -> Mapping[str, str]:
         """Find the image or pull it."""
-        with contextlib.suppress(ImageMissingError):
-            await self._image_volumes(image)
-            return
-        await self._calls.run(f"pull {image}", PULL_SECONDS, self._client.pull, image)
-        await self._image_volumes(image)
+        try:
+            found = await self._image(image)
+        except ImageMissingError:
+            await self._calls.run(f"pull {image}", PULL_SECONDS, self._client.pull, image)
+            found = await self._image(image)
+        return found.environment
 
     async def create(self, spec: SandboxSpec, link: Callable[[], asyncio.Protocol]) -> None:
         """Create the container. After EngineTimeoutError it may still come into being: `list` shows it, `remove` removes it."""
         check_id(spec.id, "sandbox")
-        volumes = await self._image_volumes(spec.image)
+        image = await self._image(spec.image)
         place = self._place(spec.id)
         place.create(self._guest)
         channel = Channel(spec.id, place.mount, link)
@@ -144,7 +147,7 @@ class DockerEngine(Engine):
                 instance=self._instance,
                 mount=place.mount,
                 seccomp=self._seccomp,
-                volumes=volumes,
+                volumes=image.volumes,
                 runtime=self._runtime,
             )
             await self._calls.run(f"create sandbox {spec.id}", CREATE_SECONDS, self._client.create, options)
@@ -172,6 +175,17 @@ class DockerEngine(Engine):
         channel = self._channels[sandbox] = Channel(sandbox, place.mount, link)
         channel.open()
         await self._meet(sandbox)
+
+    async def tighten(self, sandbox: str, limits: Limits) -> None:
+        """By its cgroup directly where that is permitted, else by Docker."""
+        group = await self._group(sandbox)
+        if group is not None and group.can_limit:
+            group.limit(limits)
+        else:
+            name = container_name(self._instance, sandbox)
+            await self._calls.run(
+                f"tighten sandbox {sandbox}", LOOK_SECONDS, self._client.update, name, tighter(limits)
+            )
 
     async def pause(self, sandbox: str) -> None:
         """Freeze its cgroup directly where that is permitted (0.25 ms), else ask Docker (12 ms)."""
@@ -286,18 +300,18 @@ class DockerEngine(Engine):
             self._groups[sandbox] = cgroup.of_process(state["Pid"])
         return self._groups[sandbox]
 
-    async def _image_volumes(self, image: str) -> tuple[str, ...]:
-        """The image's VOLUME paths, remembered. Raises ImageMissingError."""
-        if image not in self._volumes:
+    async def _image(self, image: str) -> sdk.Image:
+        """What the image says of itself, remembered. Raises ImageMissingError."""
+        if image not in self._images:
             try:
-                self._volumes[image] = await self._calls.run(
-                    f"look for image {image}", LOOK_SECONDS, self._client.image_volumes, image
+                self._images[image] = await self._calls.run(
+                    f"look for image {image}", LOOK_SECONDS, self._client.image, image
                 )
             except SandboxGoneError:
                 raise ImageMissingError(
                     f"docker: image {image} is not here; pull it, or build one with `sessiond image build`"
                 ) from None
-        return self._volumes[image]
+        return self._images[image]
 
 
 def capabilities(info: Mapping[str, Any]) -> Capabilities:

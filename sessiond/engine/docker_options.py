@@ -97,6 +97,16 @@ def container_options(
     return ContainerOptions(container, host)
 
 
+def tighter(limits: Limits) -> dict[str, int]:
+    """The body of POST /containers/NAME/update that sets the limits which can change while the container runs."""
+    return {
+        "Memory": limits.memory_bytes,
+        "MemorySwap": limits.memory_bytes,
+        "NanoCpus": round(limits.cpus * NANO),
+        "PidsLimit": limits.pids,
+    }
+
+
 def own_labels(labels: dict[str, str]) -> dict[str, str]:
     """The labels that `SandboxSpec.labels` held, from a container's."""
     return {
