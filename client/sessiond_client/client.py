@@ -131,6 +131,12 @@ class Client:
             more = page.more and bool(page.sessions)
         return found
 
+    async def close_session(self, session_id: str) -> SessionInfo:
+        """End a session: everything in it is killed and its sandbox erased."""
+        connection = await self.ready()
+        reply = await connection.request(messages.SessionReply, messages.SessionClose, session=session_id)
+        return reply.session
+
     async def ping(self) -> None:
         """Wait for the daemon to answer, and for nothing else."""
         connection = await self.ready()

@@ -57,6 +57,11 @@ class Session:
         return self._info.profile
 
     @property
+    def snapshot(self) -> SessionInfo:
+        """Its state when the daemon last told it; `info` asks again."""
+        return self._info
+
+    @property
     def client(self) -> Client:
         """The client that it belongs to."""
         return self._client
@@ -258,9 +263,7 @@ class Session:
 
     async def close(self) -> None:
         """End it: everything in it is killed and its sandbox erased."""
-        connection = await self._client.ready()
-        reply = await connection.request(messages.SessionReply, messages.SessionClose, session=self.id)
-        self._info = reply.session
+        self._info = await self._client.close_session(self.id)
 
     # --- inside
 

@@ -148,6 +148,11 @@ class Session:
         return self._session.profile
 
     @property
+    def snapshot(self) -> SessionInfo:
+        """Its state when the daemon last told it; `info` asks again."""
+        return self._session.snapshot
+
+    @property
     def client(self) -> Client:
         """The client that it belongs to."""
         return self._client
@@ -350,6 +355,10 @@ class Client:
     def sessions(self, *, labels: Mapping[str, str] | None = None) -> list[SessionInfo]:
         """Your sessions, oldest first; only those that carry all of `labels`."""
         return self._portal.call(self._client.sessions(labels=labels))
+
+    def close_session(self, session_id: str) -> SessionInfo:
+        """End a session: everything in it is killed and its sandbox erased."""
+        return self._portal.call(self._client.close_session(session_id))
 
     def ping(self) -> None:
         """Wait for the daemon to answer, and for nothing else."""

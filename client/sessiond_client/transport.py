@@ -63,7 +63,7 @@ class Transport(asyncio.Protocol):
         self._reason: TransportError | None = None
         self._closing = False
         self._heard = self._loop.time()
-        self._pinged = False
+        self._pinged = 0.0
         self._keepalive: asyncio.TimerHandle | None = None
         self._closer: asyncio.TimerHandle | None = None
         self._writable: asyncio.Future[None] | None = None
@@ -224,19 +224,19 @@ class Transport(asyncio.Protocol):
             self._stream.write(b"".join(burst))
 
     def _check_life(self) -> None:
-        silence = self._loop.time() - self._heard
-        if silence < KEEPALIVE:
-            self._pinged = False
-            self._keepalive = self._loop.call_later(KEEPALIVE - silence, self._check_life)
-        elif self._pinged:
-            self._reason = ConnectionLostError(f"the daemon has been silent for {silence:.0f} s")
+        now = self._loop.time()
+        if self._heard < self._pinged:
+            self._reason = ConnectionLostError(f"the daemon has been silent for {now - self._heard:.3g} s")
             self._stream.abort()
-        else:
-            self._pinged = True
+            return
+        wait = self._heard + KEEPALIVE - now
+        if wait <= 0:
+            self._pinged = now
+            wait = KEEPALIVE
             if self._socket.state is State.OPEN:
                 self._socket.send_ping(b"")
                 self._write()
-            self._keepalive = self._loop.call_later(KEEPALIVE, self._check_life)
+        self._keepalive = self._loop.call_later(wait, self._check_life)
 
     def _why_lost(self, exc: Exception | None) -> TransportError:
         received = self._socket.close_rcvd
