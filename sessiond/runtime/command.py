@@ -33,6 +33,8 @@ from sessiond.core.spool import Spool
 from sessiond.runtime.admission import Slot
 from sessiond.runtime.follower import Follower, Sink
 
+ACK_BYTES = 256 * 1024
+"""Output is acknowledged by this much: a quarter of the guest's ring, so that it never waits for an honest daemon."""
 STREAMS: dict[int, StreamName] = {wire.STDOUT: "stdout", wire.STDERR: "stderr"}
 
 
@@ -43,7 +45,7 @@ class GuestFault(Exception):
 class Channel(Protocol):
     """The way to the guest, as a command needs it."""
 
-    def send(self, frame: wire.DaemonFrame) -> None:
+    def send(self, frame: wire.DaemonFrame, *, soon: bool = True) -> None:
         """Queue a frame; dropped when the guest is away, because the resynchronisation repeats what is owed."""
 
 
@@ -172,7 +174,7 @@ class Command:
 
     def info(self) -> CommandInfo:
         """The command as the wire shows it."""
-        return CommandInfo.model_construct(
+        return CommandInfo(
             session=self.session_id,
             command=self.id,
             state=self.state,
@@ -193,9 +195,10 @@ class Command:
             spool.trim(min((follower.acked for follower in self.followers.values()), default=0))
             if spool.full:
                 return
-        if self._acked < spool.end:
+        unacknowledged = spool.end - self._acked
+        if unacknowledged >= ACK_BYTES or (unacknowledged and not self.running):
             self._acked = spool.end
-            self._send(wire.OutputAck(self._handle, self._acked))
+            self._send(wire.OutputAck(self._handle, self._acked), soon=self.running)
 
     def lose(self, failure: Failure) -> None:
         """It will never be heard of again: its sandbox is gone, or its guest does not know it."""
@@ -223,9 +226,7 @@ class Command:
         self._move("started")
         self.pid = frame.pid
         self.started = time.time()
-        self._answer_starters(
-            lambda re: Started.model_construct(re=re, session=self.session_id, command=self.id, pid=self.pid)
-        )
+        self._answer_starters(lambda re: Started(re=re, session=self.session_id, command=self.id, pid=self.pid))
 
     def on_failed(self, frame: wire.Failed) -> None:
         """It could not be spawned. A missing shell may have a substitute; else this is its end."""
@@ -276,7 +277,8 @@ class Command:
             self.exit = exit_record(frame)
             self._finish()
             self._pump()
-        self._send(wire.Forget(self._handle))
+            self.acknowledge()
+        self._send(wire.Forget(self._handle), soon=False)
 
     def on_stdin_ack(self, frame: wire.StdinAck) -> None:
         """Standard input moved on, or its reading end is gone."""
@@ -312,9 +314,9 @@ class Command:
 
     # --- inside -----------------------------------------------------------------------------------------------------
 
-    def _send(self, frame: wire.DaemonFrame) -> None:
+    def _send(self, frame: wire.DaemonFrame, *, soon: bool = True) -> None:
         if self._channel is not None:
-            self._channel.send(frame)
+            self._channel.send(frame, soon=soon)
 
     def _move(self, event: CommandEventName) -> None:
         self.state = next_command_state(self.state, event)
@@ -385,7 +387,7 @@ def exit_record(frame: wire.Exited) -> Exit:
         cause = "oom"
     elif frame.killed and frame.signal:
         cause = "killed"
-    return Exit.model_construct(
+    return Exit(
         code=None if frame.signal else frame.code,
         signal=frame.signal or None,
         cause=cause,

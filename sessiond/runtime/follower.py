@@ -57,7 +57,7 @@ class Follower:
             if chunk is None:
                 break
             sink.send(
-                Output.model_construct(
+                Output(
                     session=command.session_id,
                     command=command.id,
                     offset=chunk.offset,
@@ -75,7 +75,7 @@ class Follower:
     def _tell_end(self) -> None:
         command = self.command
         if command.exit is not None and self._offset >= command.exit.output_bytes:
-            self._sink.send(Exited.model_construct(session=command.session_id, command=command.id, exit=command.exit))
+            self._sink.send(Exited(session=command.session_id, command=command.id, exit=command.exit))
         elif command.failure is not None and self._offset >= command.spool.end:
             self._sink.send(Failed(session=command.session_id, command=command.id, failure=command.failure))
         else:

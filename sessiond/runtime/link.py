@@ -16,11 +16,14 @@ from typing_extensions import override
 
 from sessiond.core.errors import SessiondError
 from sessiond.runtime.command import Command, GuestFault
+from sessiond.runtime.outbox import Outbox
 
 HELLO_SECONDS = 5.0
 """Within this time a new connection must have said HELLO."""
 MOST_UNSENT_BYTES = 32 * 1024 * 1024
 """A guest that lets more than this wait unread is faulty: windows and limits keep an honest one far below."""
+LAZY_SECONDS = 0.05
+"""How long a frame that nobody waits for may wait for company."""
 MOST_RING_BYTES = 1024 * 1024
 """The ring that docs/guest.md promises; a guest that claims more is faulty."""
 
@@ -32,8 +35,9 @@ class LinkError(SessiondError):
 class GuestLink:
     """One sandbox's guest, through all its connections."""
 
-    def __init__(self, sandbox: str, on_fault: Callable[[str], None]) -> None:
+    def __init__(self, sandbox: str, on_fault: Callable[[str], None], outbox: Outbox) -> None:
         self.sandbox = sandbox
+        self.outbox = outbox
         self._on_fault = on_fault
         self._connection: _Connection | None = None
         self._commands: dict[int, Command] = {}
@@ -68,6 +72,7 @@ class GuestLink:
         answer = self._pings[token] = asyncio.get_running_loop().create_future()
         try:
             self.send(wire.Ping(token))
+            self.outbox.flush()
             async with asyncio.timeout(seconds):
                 await answer
         except TimeoutError:
@@ -87,11 +92,14 @@ class GuestLink:
         """The guest has been told to forget the handle; nothing more is expected of it."""
         self._commands.pop(handle, None)
 
-    def send(self, frame: wire.DaemonFrame) -> None:
-        """Queue a frame. While the guest is away it is dropped: resynchronisation repeats what commands owe it."""
+    def send(self, frame: wire.DaemonFrame, *, soon: bool = True) -> None:
+        """Queue a frame; one that is not needed soon may wait `LAZY_SECONDS` for another to travel with.
+
+        While the guest is away it is dropped: resynchronisation repeats what commands owe it.
+        """
         connection = self._connection
         if connection is not None and self._ready.is_set():
-            connection.write(frame)
+            connection.write(frame, soon=soon)
 
     def close(self) -> None:
         """End the present connection and accept no further one."""
@@ -118,7 +126,7 @@ class GuestLink:
         self._ready.clear()
         self._mentioned.clear()
         self._connection = connection
-        connection.write(wire.Welcome(wire.VERSION))
+        connection.write(wire.Welcome(wire.VERSION), soon=True)
 
     def received(self, connection: _Connection, frame: wire.Frame) -> None:
         """A frame of the present connection; those of a replaced one are dropped."""
@@ -194,6 +202,9 @@ class _Connection(asyncio.Protocol):
         self._decoder = wire.GuestDecoder()
         self._transport: asyncio.Transport | None = None
         self._greeted = False
+        self._unsent: list[bytes] = []
+        self._flushing = False
+        self._lazy: asyncio.TimerHandle | None = None
         self._deadline: asyncio.TimerHandle | None = None
 
     @override
@@ -204,19 +215,26 @@ class _Connection(asyncio.Protocol):
 
     @override
     def data_received(self, data: bytes) -> None:
+        outbox = self._link.outbox
+        outbox.hold()
         try:
-            try:
-                frames: Sequence[wire.Frame] = self._decoder.feed(data)
-                broken: Exception | None = None
-            except wire.GuestProtocolError as error:
-                frames, broken = error.frames, error
-            for frame in frames:
-                self._received(frame)
-            if broken is not None:
-                raise GuestFault(str(broken))
+            self._take(data)
         except GuestFault as fault:
             self._link.fault(str(fault))
             self.abort()
+        finally:
+            outbox.flush()
+
+    def _take(self, data: bytes) -> None:
+        try:
+            frames: Sequence[wire.Frame] = self._decoder.feed(data)
+            broken: Exception | None = None
+        except wire.GuestProtocolError as error:
+            frames, broken = error.frames, error
+        for frame in frames:
+            self._received(frame)
+        if broken is not None:
+            raise GuestFault(str(broken))
 
     def _received(self, frame: wire.Frame) -> None:
         if self._greeted:
@@ -231,15 +249,29 @@ class _Connection(asyncio.Protocol):
 
     @override
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
+        for timer in (self._deadline, self._lazy):
+            if timer is not None:
+                timer.cancel()
         self._link.lost(self)
 
-    def write(self, frame: wire.DaemonFrame) -> None:
-        transport = self._transport
-        if transport is None or transport.is_closing():
+    def write(self, frame: wire.DaemonFrame, *, soon: bool) -> None:
+        self._unsent.append(wire.encode(frame))
+        if soon and not self._flushing:
+            self._flushing = True
+            self._link.outbox.add(self)
+        elif not soon and self._lazy is None:
+            self._lazy = asyncio.get_running_loop().call_later(LAZY_SECONDS, self.flush)
+
+    def flush(self) -> None:
+        self._flushing = False
+        if self._lazy is not None:
+            self._lazy.cancel()
+            self._lazy = None
+        transport, unsent = self._transport, self._unsent
+        self._unsent = []
+        if not unsent or transport is None or transport.is_closing():
             return
-        transport.write(wire.encode(frame))
+        transport.write(unsent[0] if len(unsent) == 1 else b"".join(unsent))
         if transport.get_write_buffer_size() > MOST_UNSENT_BYTES:
             self._link.fault("guest does not read what it is sent")
 

@@ -9,6 +9,7 @@ import structlog
 
 from sessiond.engine.port import Engine, EngineError, SandboxSpec
 from sessiond.runtime.link import GuestLink, LinkError
+from sessiond.runtime.outbox import Outbox
 
 log = structlog.get_logger()
 
@@ -21,11 +22,11 @@ PING_SECONDS = 2.0
 class Sandbox:
     """A started sandbox whose guest has answered."""
 
-    def __init__(self, engine: Engine, spec: SandboxSpec) -> None:
+    def __init__(self, engine: Engine, spec: SandboxSpec, outbox: Outbox) -> None:
         self.engine = engine
         self.spec = spec
         self.id = spec.id
-        self.link = GuestLink(spec.id, self._died)
+        self.link = GuestLink(spec.id, self._died, outbox)
         self.cause: str | None = None
         """Why it is dead, once it is."""
         self._on_death: list[Callable[[str], None]] = []

@@ -22,6 +22,7 @@ from sessiond.policy.audit import AuditError, AuditLog
 from sessiond.policy.decide import Policy
 from sessiond.runtime.admission import Admission, default_slots
 from sessiond.runtime.manager import OpenProfile, SessionManager
+from sessiond.runtime.outbox import Outbox
 from sessiond.runtime.pool import Pool
 from sessiond.runtime.sandbox import Sandbox
 from sessiond.runtime.session import SessionRules
@@ -53,6 +54,7 @@ class Daemon:
         self._engines: dict[str, Engine] = {}
         self._listeners: list[Listener] = []
         self._connections: set[WebSocketConnection] = set()
+        self._outbox = Outbox()
         self._stop = asyncio.Event()
         self._audit: AuditLog | None = None
         self._manager: SessionManager | None = None
@@ -121,7 +123,7 @@ class Daemon:
                 max_age=wanted.max_age,
                 waiters=wanted.waiters,
             ),
-            make=partial(make_sandbox, engine, name, profile.image, limits),
+            make=partial(make_sandbox, engine, name, profile.image, limits, self._outbox),
             prepare=partial(engine.prepare, profile.image),
             wait_seconds=wanted.wait,
             health_interval=wanted.health_interval,
@@ -160,6 +162,7 @@ class Daemon:
                 door,
                 partial(ClientConnection, manager),
                 self._connections,
+                self._outbox,
                 most_connections=daemon.max_connections,
                 ping_interval=daemon.ping_interval,
                 ping_timeout=daemon.ping_timeout,
@@ -211,9 +214,9 @@ class Daemon:
         log.info("sessiond has stopped")
 
 
-def make_sandbox(engine: Engine, profile: str, image: str, limits: Limits, sandbox_id: str) -> Sandbox:
+def make_sandbox(engine: Engine, profile: str, image: str, limits: Limits, outbox: Outbox, sandbox_id: str) -> Sandbox:
     """A sandbox of a profile, not launched yet."""
-    return Sandbox(engine, SandboxSpec(id=sandbox_id, profile=profile, image=image, limits=limits))
+    return Sandbox(engine, SandboxSpec(id=sandbox_id, profile=profile, image=image, limits=limits), outbox)
 
 
 async def remove_orphans(engine: Engine) -> None:

@@ -12,7 +12,7 @@ from sessiond.engine.port import EngineError
 from sessiond.policy.audit import AuditError
 from sessiond.server.daemon import Daemon
 from sessiond.server.logging import configure
-from sessiond.settings import Settings, SettingsError, load
+from sessiond.settings import SettingsError, load
 
 
 def serve(config: Path | None, overrides: dict[str, Any]) -> int:
@@ -21,13 +21,11 @@ def serve(config: Path | None, overrides: dict[str, Any]) -> int:
     `overrides` are values of `[daemon]` from the command line. Returns the exit code.
     """
     try:
-        settings = load(config)
-        daemon = settings.daemon.model_copy(update=overrides)
-        settings = Settings.model_construct(daemon=daemon, profiles=settings.profiles)
+        settings = load(config, overrides)
     except SettingsError as error:
         print(f"sessiond: {error}", file=sys.stderr)
         return 2
-    configure(daemon.log_level, daemon.log_format)
+    configure(settings.daemon.log_level, settings.daemon.log_format)
     try:
         asyncio.run(Daemon(settings).run(announce))
     except (SessiondError, EngineError, AuditError) as error:

@@ -24,6 +24,7 @@ from websockets.protocol import SEND_EOF, State
 from websockets.server import ServerProtocol
 from websockets.typing import Subprotocol
 
+from sessiond.runtime.outbox import Outbox
 from sessiond.server.door import Door, check_request
 
 log = structlog.get_logger()
@@ -61,6 +62,7 @@ class WebSocketConnection(asyncio.Protocol):
         door: Door,
         converse: Callable[[WebSocketConnection], Conversation],
         others: set[WebSocketConnection],
+        outbox: Outbox,
         *,
         most_connections: int,
         ping_interval: float,
@@ -69,6 +71,7 @@ class WebSocketConnection(asyncio.Protocol):
         self._door = door
         self._converse = converse
         self._others = others
+        self._outbox = outbox
         self._most_connections = most_connections
         self._ping_interval = ping_interval
         self._ping_timeout = ping_timeout
@@ -86,19 +89,19 @@ class WebSocketConnection(asyncio.Protocol):
     # --- for the conversation ---------------------------------------------------------------------------------------
 
     def send(self, frame: bytes) -> None:
-        """Queue one message; all messages of one turn of the loop leave in one write."""
+        """Queue one message; it leaves with the outbox."""
         if self._protocol.state is not State.OPEN:
             return
         self._protocol.send_binary(frame)
         if not self._flushing:
             self._flushing = True
-            self._loop.call_soon(self._flush)
+            self._outbox.add(self)
 
     def close(self, code: int, reason: str) -> None:
         """Say goodbye; the transport ends when the client answers, or after `CLOSE_SECONDS`."""
         if self._protocol.state is State.OPEN:
             self._protocol.send_close(code, reason[:120])
-            self._flush()
+            self.flush()
 
     # --- asyncio ----------------------------------------------------------------------------------------------------
 
@@ -110,18 +113,22 @@ class WebSocketConnection(asyncio.Protocol):
 
     @override
     def data_received(self, data: bytes) -> None:
-        self._protocol.receive_data(data)
-        for event in self._protocol.events_received():
-            if isinstance(event, Request):
-                self._handshake(event)
-            elif isinstance(event, Frame):
-                self._frame(event)
-        self._flush()
+        self._outbox.hold()
+        try:
+            self._protocol.receive_data(data)
+            for event in self._protocol.events_received():
+                if isinstance(event, Frame):
+                    self._frame(event)
+                elif isinstance(event, Request):
+                    self._handshake(event)
+            self.flush()
+        finally:
+            self._outbox.flush()
 
     @override
     def eof_received(self) -> None:
         self._protocol.receive_eof()
-        self._flush()
+        self.flush()
 
     @override
     def pause_writing(self) -> None:
@@ -203,7 +210,8 @@ class WebSocketConnection(asyncio.Protocol):
         if self._protocol.state is State.OPEN:
             self._protocol.fail(code, reason[:120])
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Write what is queued."""
         self._flushing = False
         transport = self._transport
         if transport is None or transport.is_closing():
@@ -228,7 +236,7 @@ class WebSocketConnection(asyncio.Protocol):
     def _ping(self) -> None:
         if self._protocol.state is State.OPEN:
             self._protocol.send_ping(b"")
-            self._flush()
+            self.flush()
             self._keepalive = self._loop.call_later(self._ping_timeout, self._unanswered)
 
     def _unanswered(self) -> None:

@@ -1,0 +1,43 @@
+"""What the daemon has to say, collected while one thing that arrived is dealt with, then written: one write a peer.
+
+A command costs its client two messages and its guest two frames. Written one by one, each is a system call that also
+wakes the other side too early, on a machine whose processors the command itself wants.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol
+
+
+class Mouth(Protocol):
+    """Something with bytes to write."""
+
+    def flush(self) -> None:
+        """Write them."""
+
+
+class Outbox:
+    """The event loop's one collection of peers to be written to."""
+
+    def __init__(self) -> None:
+        self._waiting: list[Mouth] = []
+        self._holding = False
+
+    def add(self, mouth: Mouth) -> None:
+        """Have the mouth flushed: when what is being dealt with is done, or else in the loop's next turn."""
+        if not self._waiting and not self._holding:
+            asyncio.get_running_loop().call_soon(self.flush)
+        self._waiting.append(mouth)
+
+    def hold(self) -> None:
+        """Something has arrived and is being dealt with."""
+        self._holding = True
+
+    def flush(self) -> None:
+        """It has been dealt with: write what there is to write."""
+        self._holding = False
+        while self._waiting:
+            waiting, self._waiting = self._waiting, []
+            for mouth in waiting:
+                mouth.flush()
