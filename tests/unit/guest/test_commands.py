@@ -8,7 +8,6 @@ import signal
 from pathlib import Path
 
 import pytest
-
 from sessiond_protocol.guest import (
     STAGE_COMMANDS,
     STAGE_CWD,

@@ -7,7 +7,6 @@ import struct
 from collections.abc import Iterator
 
 import pytest
-
 from sessiond_protocol.guest import (
     STDIN_WINDOW,
     Forget,

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
 from sessiond_protocol.guest import Forget, Goodbye, Shutdown, Signal, Synced
 
 from .harness import DEADLINE, Guest
@@ -122,8 +121,9 @@ def test_what_an_ended_command_left_behind_can_still_be_killed(guest: Guest) -> 
 
 
 def test_a_signal_for_the_tree_that_does_not_kill(guest: Guest) -> None:
-    script = "trap 'echo outer' USR1; setsid sh -c \"trap 'echo inner; exit' USR1; echo up; while :; do sleep 0.01; done\" & "
-    handle = guest.start("sh", "-c", script + "while :; do sleep 0.01; done")
+    wait = "while :; do sleep 0.01; done"
+    inner = f"trap 'echo inner; exit' USR1; echo up; {wait}"
+    handle = guest.start("sh", "-c", f'trap "echo outer" USR1; setsid sh -c "{inner}" & {wait}')
     run = guest.runs[handle]
     guest.wait(lambda: run.stdout == b"up\n")
     guest.send(Signal(handle, signal.SIGUSR1, 1))
@@ -196,7 +196,7 @@ def test_a_term_from_the_runtime_ends_it_quickly(init: Guest) -> None:
 
 
 def test_it_is_undumpable(guest: Guest) -> None:
-    assert os.stat(f"/proc/{guest.pid}/fd").st_uid == 0
+    assert Path(f"/proc/{guest.pid}/fd").stat().st_uid == 0
     status = Path(f"/proc/{guest.pid}/status").read_text()
     assert "NoNewPrivs:\t1" in status
 

@@ -9,7 +9,6 @@ import signal
 from pathlib import Path
 
 import pytest
-
 from sessiond_protocol.guest import (
     NO_MORE_STDIN,
     STDIN_WINDOW,
