@@ -43,14 +43,18 @@ from sessiond.engine.port import (
 )
 
 ROOTS_DIRECTORY = Path("/run/sessiond")
-"""Where root's jails have their directories: a jail's host user must be able to reach its own, and a state directory may lie in a home
-that is closed to others. Like the jails it is gone after a reboot."""
+"""Where root's jails have their directories: a jail's host user must be able to reach its own, and a state directory
+may lie in a home that is closed to others. Like the jails it is gone after a reboot."""
 
 TRY_SECONDS = 10.0
 """For the jail that `open` makes to see whether jails can be made here."""
 
 KILL_SECONDS = 10.0
 """From SIGKILL to the end of the last process in the jail; the kernel frees their memory meanwhile."""
+
+PAUSE_SECONDS = 2.0
+POLL_SECONDS = 0.001
+"""Stopping by signals: a process in an uninterruptible sleep stops only after it."""
 
 CALL_SECONDS = 15.0
 """Above jail.START_SECONDS, which says more precisely what took too long."""
@@ -62,7 +66,8 @@ PATH = "/usr/local/bin:/usr/bin:/bin"
 
 
 class BubblewrapEngine(Engine):
-    """Sandboxes as jails that `bwrap` makes. Run by root, each jail has a host uid of its own and cgroups; else it is the user's own."""
+    """Sandboxes as jails that `bwrap` makes. Run by root, each jail has a host uid of its own and cgroups; else it is
+    the user's own."""
 
     name = "bubblewrap"
 
@@ -85,7 +90,9 @@ class BubblewrapEngine(Engine):
     async def open(self) -> Capabilities:
         """Find bwrap, and make a jail to see whether it can. Raises EngineUnavailableError."""
         reap()
-        self._around_ = Surroundings(_program("bwrap", "bubblewrap"), _program("prlimit", "util-linux"), host_root(), self._base)
+        self._around_ = Surroundings(
+            _program("bwrap", "bubblewrap"), _program("prlimit", "util-linux"), host_root(), self._base
+        )
         version = await self._calls.run("ask bwrap for its version", TRY_SECONDS, self._version)
         await self._calls.run("try a jail", TRY_SECONDS, self._try)
         if self._root:
@@ -165,7 +172,8 @@ class BubblewrapEngine(Engine):
         channel.expect(known.pid)
 
     async def tighten(self, sandbox: str, limits: Limits) -> None:
-        """By its cgroup; without one by the rlimits of its PID 1, which new processes inherit, and processor time not at all."""
+        """By its cgroup; without one by the rlimits of its PID 1, which new processes inherit, and processor time not
+        at all."""
         known = self._known(sandbox)
         if known.group is not None:
             known.group.limit(limits)
@@ -184,7 +192,7 @@ class BubblewrapEngine(Engine):
         if known.group is not None and known.group.can_freeze:
             await known.group.freeze()
         else:
-            jail.stop(pid)
+            await self._stop(pid)
 
     async def resume(self, sandbox: str) -> None:
         """Undo it."""
@@ -259,7 +267,8 @@ class BubblewrapEngine(Engine):
         return cgroup.Group({key: parent / name for key, parent in self._parents.items()})
 
     def _known(self, sandbox: str) -> Jail:
-        """The jail, looked up on disk and in the process table when an earlier daemon made it. Raises SandboxGoneError."""
+        """The jail, looked up on disk and in the process table when an earlier daemon made it. Raises
+        SandboxGoneError."""
         known = self._jails.get(sandbox)
         if known is None:
             place = self._place(sandbox)
@@ -273,7 +282,9 @@ class BubblewrapEngine(Engine):
                 known.watch(pidfd)
             elif (place.root / jail.STATUS).exists():
                 code = jail.exit_code(place)
-                known.died.set_result("it died while no daemon was looking" if code is None else describe(code, oom=False))
+                known.died.set_result(
+                    "it died while no daemon was looking" if code is None else describe(code, oom=False)
+                )
         return known
 
     def _state(self, known: Jail) -> SandboxState:
@@ -285,6 +296,17 @@ class BubblewrapEngine(Engine):
             frozen = known.group is not None and known.group.frozen()
             return SandboxState.PAUSED if frozen or jail.stopped(known.pid) else SandboxState.RUNNING
         return SandboxState.DEAD
+
+    async def _stop(self, pid: int) -> None:
+        """SIGSTOP, and wait until all have stopped."""
+        jail.stop(pid)
+        try:
+            async with asyncio.timeout(PAUSE_SECONDS):
+                while jail.running(pid):  # noqa: ASYNC110 - the kernel tells nobody
+                    await asyncio.sleep(POLL_SECONDS)
+        except TimeoutError:
+            jail.go_on(pid)
+            raise EngineTimeoutError(f"bubblewrap: pid {pid} and its children did not stop in time") from None
 
     async def _dead(self, known: Jail) -> None:
         """Wait for the end that was just caused."""
@@ -327,7 +349,16 @@ class BubblewrapEngine(Engine):
     def _try(self) -> None:
         """Make a jail that ends at once. Blocks."""
         uid = FIRST_UID if self._root else None
-        command = [self._around.bwrap, "--unshare-all", "--as-pid-1", "--uid", "1000", "--gid", "1000", *self._around.root]
+        command = [
+            self._around.bwrap,
+            "--unshare-all",
+            "--as-pid-1",
+            "--uid",
+            "1000",
+            "--gid",
+            "1000",
+            *self._around.root,
+        ]
         done = subprocess.run(  # noqa: S603 - our own command line, no shell
             [*command, self._around.prlimit, "--version"],
             capture_output=True,
@@ -341,7 +372,8 @@ class BubblewrapEngine(Engine):
             words = done.stderr.decode(errors="replace").strip()
             raise EngineUnavailableError(
                 f"bubblewrap: no jail can be made here: {words}. User namespaces may be switched off (sysctl"
-                " user.max_user_namespaces, kernel.unprivileged_userns_clone, kernel.apparmor_restrict_unprivileged_userns)"
+                " user.max_user_namespaces, kernel.unprivileged_userns_clone,"
+                " kernel.apparmor_restrict_unprivileged_userns)"
             )
 
 

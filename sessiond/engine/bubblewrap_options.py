@@ -1,7 +1,8 @@
 """A jail's command line, as a pure function of its recipe.
 
-The jail sees this machine's /usr read-only and nothing else of its files but the few of ETC. Its root, /dev and /etc are read-only;
-what it can write is a tmpfs with a size, counted by the jail's memory limit: /workspace, /tmp and /dev/shm.
+The jail sees this machine's /usr read-only and nothing else of its files but the few of ETC. Its root, /dev and /etc
+are read-only; what it can write is a tmpfs with a size, counted by the jail's memory limit: /workspace, /tmp and
+/dev/shm.
 """
 
 from __future__ import annotations
@@ -32,8 +33,9 @@ ETC = (
     "/etc/python3.11",
     "/etc/os-release",
 )
-"""The host's files that programs of /usr need: the linker's, Debian's alternatives (awk, editor), certificates, name tables, the time
-zone, fonts (matplotlib), perl's and Python's site files. No secrets, no names of users or hosts. Absent ones are skipped."""
+"""The host's files that programs of /usr need: the linker's, Debian's alternatives (awk, editor), certificates, name
+tables, the time zone, fonts (matplotlib), perl's and Python's site files. No secrets, no names of users or hosts.
+Absent ones are skipped."""
 
 ETC_OWN = {
     "passwd": "root:x:0:0:root:/:/usr/sbin/nologin\nsandbox:x:{uid}:{uid}:sandbox:{home}:/bin/sh\n",
@@ -46,7 +48,8 @@ ROOT_LINKS = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 """Links into /usr on a machine with merged /usr, directories elsewhere; the jail has them as the machine does."""
 
 TOOLS = "bin"
-"""Directory in the sandbox's /run/sessiond with programs that the host lacks: a `python` where there is only a python3."""
+"""Directory in the sandbox's /run/sessiond with programs that the host lacks: a `python` where there is only a
+python3."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +99,9 @@ class Surroundings:
 def rlimit_arguments(limits: Limits, *, whole: bool) -> list[str]:
     """Arguments of prlimit(1) for each process of the jail.
 
-    With `whole` also for what cgroups would limit for the jail as a whole: processes, which the kernel counts within the jail's own
-    user namespace since 5.14 (so it is set inside), and private memory process by process: RLIMIT_DATA, not RLIMIT_AS, because node and Go
-    reserve far more addresses than they use.
+    With `whole` also for what cgroups would limit for the jail as a whole: processes, which the kernel counts within
+    the jail's own user namespace since 5.14 (so it is set inside), and private memory process by process: RLIMIT_DATA,
+    not RLIMIT_AS, because node and Go reserve far more addresses than they use.
     """
     arguments = ["--core=0:0", f"--nofile={limits.open_files}", f"--fsize={limits.file_bytes}"]
     if whole:
@@ -109,7 +112,8 @@ def rlimit_arguments(limits: Limits, *, whole: bool) -> list[str]:
 def jail_arguments(
     spec: SandboxSpec, around: Surroundings, *, mount: Path, memory: Path | None, fds: Descriptors
 ) -> list[str]:
-    """The whole command line. `mount` is shown as /run/sessiond, `memory` is the jail's memory cgroup, where the guest sees OOM kills."""
+    """The whole command line. `mount` is shown as /run/sessiond, `memory` is the jail's memory cgroup, where the guest
+    sees OOM kills."""
     limits = spec.limits
     arguments = [around.bwrap, "--unshare-all", "--as-pid-1", "--new-session", "--clearenv", "--cap-drop", "ALL"]
     arguments += ["--uid", str(SANDBOX_UID), "--gid", str(SANDBOX_UID), "--hostname", spec.id]
@@ -131,7 +135,8 @@ def jail_arguments(
     if memory is not None:
         where = "/sys/fs/cgroup" if (memory / "memory.max").exists() else "/sys/fs/cgroup/memory"
         arguments += ["--dir", "/sys", "--ro-bind", str(memory), where]
-    # The guest is put over its own file in the directory: the state directory may be mounted noexec, as Debian mounts /run.
+    # The guest is put over its own file in the directory: the state directory may be mounted noexec, as Debian mounts
+    # /run.
     arguments += ["--dir", "/run", "--ro-bind", str(mount), GUEST_DIRECTORY]
     arguments += ["--perms", "0555", "--ro-bind-data", str(fds.guest), f"{GUEST_DIRECTORY}/{GUEST}"]
     # bwrap leaves its own tmpfs for / and /dev writable, and they have no size.
@@ -148,8 +153,8 @@ def capabilities(version: str, *, cgroups: bool, root: bool) -> Capabilities:
         weaknesses.append("All jails and the daemon have the same host user: a hole in one jail opens all.")
     if not cgroups:
         weaknesses.append(
-            "No cgroups may be made here: memory is limited process by process only, processor time not at all, and a paused sandbox is"
-            " one whose processes got SIGSTOP."
+            "No cgroups may be made here: memory is limited process by process only, processor time not at all, and a"
+            " paused sandbox is one whose processes got SIGSTOP."
         )
     whole = {"workspace_bytes", "tmp_bytes", "pids"}
     return Capabilities(

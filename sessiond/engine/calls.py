@@ -15,19 +15,18 @@ R = TypeVar("R")
 
 
 class Calls:
-    """Runs an engine's blocking calls. When the engine hangs, at most `threads` threads hang with it, each until its own socket's
-    timeout; every caller is told at its deadline, queued calls included, and the event loop never waits.
+    """Runs an engine's blocking calls. When the engine hangs, at most `threads` threads hang with it, each until its
+    own socket's timeout; every caller is told at its deadline, queued calls included, and the event loop never waits.
     """
 
     def __init__(self, name: str, threads: int, translate: Callable[[str, Exception], EngineError | None]) -> None:
-        """`translate` turns a library's exception into the port's, given what was being done; None leaves it as it is."""
+        """`translate` turns a library's exception into the port's, given what was being done; None leaves it as it
+        is."""
         self._name = name
         self._translate = translate
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix=f"sessiond-{name}")
 
-    async def run(
-        self, what: str, seconds: float, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs
-    ) -> R:
+    async def run(self, what: str, seconds: float, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """`function(*args, **kwargs)`, or EngineTimeoutError after `seconds`; the call may still have its effect then.
 
         `what` completes the sentence "docker: cannot ...".

@@ -1,4 +1,5 @@
-"""Control groups, versions 1 and 2 and the mixture of both: limits, use and freezing of a sandbox, where this process may.
+"""Control groups, versions 1 and 2 and the mixture of both: limits, use and freezing of a sandbox, where this process
+may.
 
 Everything here is a few reads or writes of small kernel files; none of them blocks.
 """
@@ -35,7 +36,8 @@ WANTED = ("memory", "pids", "cpu", "cpuacct", "freezer")
 
 @dataclass(frozen=True, slots=True)
 class Hierarchies:
-    """Where the machine's hierarchies are mounted: version 1 by controller, version 2 as `unified`. Second: the mount's root group."""
+    """Where the machine's hierarchies are mounted: version 1 by controller, version 2 as `unified`. Second: the mount's
+    root group."""
 
     mounts: dict[str, tuple[Path, str]]
 
@@ -112,7 +114,8 @@ class Group:
             return _still_there(error)
 
     async def freeze(self) -> None:
-        """Stop all processes. Raises SandboxGoneError, or EngineTimeoutError when the kernel cannot stop them: they run again then."""
+        """Stop all processes. Raises SandboxGoneError, or EngineTimeoutError when the kernel cannot stop them: they run
+        again then."""
         try:
             await self._freeze()
         except OSError as error:
@@ -248,8 +251,8 @@ def of_process(pid: int) -> Group | None:
 def own_parent(name: str) -> dict[str, Path] | None:
     """Directories in which this process may make groups with limits, made if need be; None where it may not.
 
-    As high up in each hierarchy as it may write: outside the daemon's own service, whose end would otherwise end the sandboxes.
-    In version 2 that is the delegated subtree of the user, or the root for root.
+    As high up in each hierarchy as it may write: outside the daemon's own service, whose end would otherwise end the
+    sandboxes. In version 2 that is the delegated subtree of the user, or the root for root.
     """
     machine = hierarchies()
     mine = memberships(_read(Path("/proc/self/cgroup")))
@@ -297,7 +300,8 @@ def _write(path: Path, value: str) -> None:
 
 
 def _still_there(error: OSError) -> bool:
-    """False when the error says that the group was removed, which happens at any moment; other errors are raised again."""
+    """False when the error says that the group was removed, which happens at any moment; other errors are raised
+    again."""
     if error.errno not in {errno.ENOENT, errno.ENODEV}:
         raise error
     return False

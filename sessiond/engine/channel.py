@@ -1,7 +1,8 @@
-"""The channel of a sandbox on this host: a unix socket that the sandbox's guest dials, and on which nobody else is heard.
+"""The channel of a sandbox on this host: a unix socket that the sandbox's guest dials, and on which nobody else is
+heard.
 
-Code inside the sandbox can reach the socket too. It cannot pass for the guest: the kernel tells the pid of whoever connected
-(SO_PEERCRED, translated to the daemon's pid namespace), and only the sandbox's PID 1 has the right one.
+Code inside the sandbox can reach the socket too. It cannot pass for the guest: the kernel tells the pid of whoever
+connected (SO_PEERCRED, translated to the daemon's pid namespace), and only the sandbox's PID 1 has the right one.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from sessiond.engine.port import EngineError
 log = logging.getLogger(__name__)
 
 HELD_SECONDS = 15.0
-"""How long a connection waits for the engine to tell which process is the sandbox's PID 1 (Docker: one call after start)."""
+"""How long a connection waits for the engine to tell which process is the sandbox's PID 1 (Docker: one call after
+start)."""
 
 MOST_HELD = 4
 """Connections that wait at once. The guest makes one; more are an attempt to exhaust the daemon's descriptors."""
@@ -49,7 +51,8 @@ def start_time(pid: int) -> int | None:
         text = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
         return None
-    # The name in field 2 may hold spaces and parentheses; what follows the last parenthesis is regular and begins with field 3.
+    # The name in field 2 may hold spaces and parentheses; what follows the last parenthesis is regular and begins with
+    # field 3.
     return int(text.rpartition(")")[2].split()[START_TIME_FIELD - 3])
 
 
@@ -64,8 +67,8 @@ class _Guest:
 class Channel:
     """Listens on one sandbox's socket and hands its guest's connections to protocols.
 
-    `expect` names the guest; until then connections are held. A new genuine connection ends the one before it: the guest redials only
-    after it gave up the old one, of which the daemon may not know yet.
+    `expect` names the guest; until then connections are held. A new genuine connection ends the one before it: the
+    guest redials only after it gave up the old one, of which the daemon may not know yet.
     """
 
     def __init__(self, sandbox: str, mount: Path, link: Callable[[], asyncio.Protocol]) -> None:
@@ -82,12 +85,14 @@ class Channel:
         self._handing: set[asyncio.Task[None]] = set()
 
     def open(self) -> None:
-        """Create the socket, in place of one that an earlier daemon left, and listen. Needs a running loop. Raises EngineError."""
+        """Create the socket, in place of one that an earlier daemon left, and listen. Needs a running loop. Raises
+        EngineError."""
         path = self._mount / SOCKET
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
             path.unlink(missing_ok=True)
-            # Bound through the directory's descriptor: a socket's address holds 107 bytes, a state directory's path may be longer.
+            # Bound through the directory's descriptor: a socket's address holds 107 bytes, a state directory's path may
+            # be longer.
             directory = os.open(self._mount, os.O_PATH | os.O_DIRECTORY)
             try:
                 listener.bind(f"/proc/self/fd/{directory}/{SOCKET}")
@@ -99,7 +104,7 @@ class Channel:
             listener.close()
             raise EngineError(f"sandbox {self._sandbox}: cannot listen on {path}: {error.strerror or error}") from error
         self._listener = listener
-        asyncio.get_running_loop().add_reader(listener, self._accept)
+        asyncio.get_running_loop().add_reader(listener, self._accept, listener)
 
     def expect(self, pid: int) -> None:
         """From now on connections of this process are the guest's, and no others. Held ones are decided.
@@ -109,11 +114,11 @@ class Channel:
         started = start_time(pid) if pid > 0 else None
         if started is None:
             raise EngineError(f"sandbox {self._sandbox}: its PID 1 (host pid {pid}) is not there; it died at its start")
-        self._guest = _Guest(pid, started)
+        guest = self._guest = _Guest(pid, started)
         held, self._held = self._held, {}
         for connection, timer in held.items():
             timer.cancel()
-            self._decide(connection)
+            self._decide(connection, guest)
 
     def close(self) -> None:
         """Stop listening and end the connection. The socket's file stays, for the directory's owner to remove."""
@@ -130,52 +135,49 @@ class Channel:
         self._end(self._transport)
         self._transport = None
 
-    def _accept(self) -> None:
-        assert self._listener is not None
+    def _accept(self, listener: socket.socket) -> None:
         for _ in range(BACKLOG):
             try:
-                connection, _address = self._listener.accept()
+                connection, _address = listener.accept()
             except BlockingIOError:
                 return
             except OSError as error:
                 if error.errno not in {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}:
                     raise
                 log.warning("sandbox %s: accepting rests: %s", self._sandbox, error.strerror)
-                self._rest()
+                self._rest(listener)
                 return
             connection.setblocking(False)
             if self._guest is not None:
-                self._decide(connection)
+                self._decide(connection, self._guest)
             elif len(self._held) < MOST_HELD:
                 loop = asyncio.get_running_loop()
                 self._held[connection] = loop.call_later(HELD_SECONDS, self._give_up, connection)
             else:
                 self._refuse(connection, "too many connections before the sandbox's start was complete")
 
-    def _rest(self) -> None:
+    def _rest(self, listener: socket.socket) -> None:
         """Stop accepting for a while: the listener stays readable, so the loop would spin."""
         loop = asyncio.get_running_loop()
-        assert self._listener is not None
-        loop.remove_reader(self._listener)
+        loop.remove_reader(listener)
         loop.call_later(ACCEPT_PAUSE_SECONDS, self._resume)
 
     def _resume(self) -> None:
         if self._listener is not None:
-            asyncio.get_running_loop().add_reader(self._listener, self._accept)
+            asyncio.get_running_loop().add_reader(self._listener, self._accept, self._listener)
 
     def _give_up(self, connection: socket.socket) -> None:
         del self._held[connection]
         self._refuse(connection, "the sandbox's start was not complete in time")
 
-    def _decide(self, connection: socket.socket) -> None:
+    def _decide(self, connection: socket.socket, guest: _Guest) -> None:
         """Hand the connection over if the guest made it, else refuse it."""
-        assert self._guest is not None
         pid, uid, _gid = PEER_CREDENTIALS.unpack(
             connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, PEER_CREDENTIALS.size)
         )
-        if pid != self._guest.pid:
-            self._refuse(connection, f"pid {pid} (uid {uid}) is not the guest, which is pid {self._guest.pid}")
-        elif start_time(pid) != self._guest.started:
+        if pid != guest.pid:
+            self._refuse(connection, f"pid {pid} (uid {uid}) is not the guest, which is pid {guest.pid}")
+        elif start_time(pid) != guest.started:
             self._refuse(connection, f"pid {pid} was the guest's, which is dead")
         else:
             task = asyncio.get_running_loop().create_task(self._hand_over(connection))

@@ -22,7 +22,8 @@ SIGNAL_BASE = 128
 
 
 def describe(code: int, *, oom: bool) -> str:
-    """Why a sandbox whose PID 1 had this exit code is dead; `oom` when its cgroup has seen OOM kills, of whichever process."""
+    """Why a sandbox whose PID 1 had this exit code is dead; `oom` when its cgroup has seen OOM kills, of whichever
+    process."""
     if code <= SIGNAL_BASE:
         return f"its PID 1 exited with {code}"
     number = code - SIGNAL_BASE
@@ -49,8 +50,8 @@ class DeathWatch:
         dead: Callable[[], Mapping[str, str]],
         errors: tuple[type[Exception], ...],
     ) -> None:
-        """`connect(since)` opens a stream that begins with the events after that Unix time; `dead` lists the sandboxes that are dead now
-        and why, of those that still exist; both run in the watch's thread and may raise `errors`.
+        """`connect(since)` opens a stream that begins with the events after that Unix time; `dead` lists the sandboxes
+        that are dead now and why, of those that still exist; both run in the watch's thread and may raise `errors`.
         """
         self._connect = connect
         self._dead = dead
@@ -67,7 +68,8 @@ class DeathWatch:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread soon; it may sit in a call to a hung engine, so nobody waits for it. Those who wait are cancelled."""
+        """End the thread soon; it may sit in a call to a hung engine, so nobody waits for it. Those who wait are
+        cancelled."""
         self._stopping.set()
         with self._lock:
             if self._stream is not None:
@@ -103,7 +105,8 @@ class DeathWatch:
 
     def _follow(self) -> None:
         """One stream from its beginning to its end."""
-        # First the stream, then the list, and the stream from a moment before the list: no death can fall between the two.
+        # First the stream, then the list, and the stream from a moment before the list: no death can fall between the
+        # two.
         stream = self._connect(time.time() - 1)
         with self._lock:
             self._stream = stream

@@ -7,8 +7,8 @@
                 guest              hard link to the copy
                 channel.sock       the daemon listens here
 
-`mount/` is open to all because the sandbox's user differs from the daemon's; what closes it to everybody else on the host is the
-directory above, which the sandbox does not see.
+`mount/` is open to all because the sandbox's user differs from the daemon's; what closes it to everybody else on the
+host is the directory above, which the sandbox does not see.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ GUEST = "guest"
 SOCKET = "channel.sock"
 
 SANDBOX_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,39}\Z")
-"""What a sandbox's id and an instance's name may look like: also a host name, a directory name and a part of a container's name."""
+"""What a sandbox's id and an instance's name may look like: also a host name, a directory name and a part of a
+container's name."""
 
 
 def check_id(value: str, what: str) -> str:
@@ -79,7 +80,8 @@ def make_base(base: Path) -> None:
 
 
 def copy_guest(guest: Path, base: Path) -> Path:
-    """A copy of the guest's binary on the base's file system, named by its digest. Safe when two daemons do it at once."""
+    """A copy of the guest's binary on the base's file system, named by its digest. Safe when two daemons do it at
+    once."""
     content = guest.read_bytes()
     copy = base / f"{GUEST}-{hashlib.sha256(content).hexdigest()[:16]}"
     if not copy.exists():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -96,9 +97,9 @@ class Deaths:
 class DockerClient:
     """A connection to one Docker engine. Methods may run in several threads at once and raise `ERRORS`."""
 
-    def __init__(self, url: str) -> None:
-        """Connect, and agree on a version of the API."""
-        self._api = docker.APIClient(base_url=url, version="auto", timeout=SOCKET_SECONDS)
+    def __init__(self, url: str, seconds: int = SOCKET_SECONDS) -> None:
+        """Connect, and agree on a version of the API. `seconds` is how long a call waits for the engine's next word."""
+        self._api = docker.APIClient(base_url=url, version="auto", timeout=seconds)
 
     def close(self) -> None:
         """Close idle connections."""
@@ -151,6 +152,10 @@ class DockerClient:
         )
         return found
 
+    def all_containers(self) -> list[str]:
+        """The ids of all containers, whosever they are."""
+        return [container["Id"] for container in self._api.containers(all=True)]
+
     def stats(self, name: str) -> dict[str, Any]:
         """One sample (GET /containers/NAME/stats?one-shot=1)."""
         sample: dict[str, Any] = self._api.stats(name, stream=False, one_shot=True)
@@ -179,6 +184,34 @@ class DockerClient:
                     raise ImageMissingError(_missing(image, line["error"]))
         except (APIError, requests.RequestException) as error:
             raise ImageMissingError(_missing(image, str(error))) from error
+
+    def has_image(self, image: str) -> bool:
+        """Whether it is here."""
+        try:
+            self.image(image)
+        except NotFound:
+            return False
+        return True
+
+    def import_image(self, tar: str, changes: list[str]) -> str:
+        """Make an untagged image of a root file system and return its id; `changes` are Dockerfile instructions."""
+        reply = self._api.import_image_from_file(tar, changes=changes)
+        return str(json.loads(reply.splitlines()[-1])["status"])
+
+    def tag(self, image: str, repository: str, tag: str) -> None:
+        """Give an image a name."""
+        self._api.tag(image, repository, tag)
+
+    def run_once(self, image: str, command: list[str], host: dict[str, Any], seconds: int) -> tuple[int, str]:
+        """Run a command in a container of its own; exit code and output."""
+        config = self._api.create_host_config(**host)
+        container = self._api.create_container(image, command, host_config=config)["Id"]
+        try:
+            self._api.start(container)
+            code = self._api.wait(container, timeout=seconds)["StatusCode"]
+            return code, self._api.logs(container).decode(errors="replace")
+        finally:
+            self._api.remove_container(container, force=True, v=True)
 
     def events(self, instance: str, since: float) -> Deaths:
         """The deaths of an instance's containers from a Unix time on."""

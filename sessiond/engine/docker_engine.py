@@ -77,7 +77,8 @@ class DockerEngine(Engine):
         base_url: str | None = None,
         runtime: str | None = None,
     ) -> None:
-        """`base_url` is the engine's address (else DOCKER_HOST, else Docker's default), `runtime` one of its OCI runtimes."""
+        """`base_url` is the engine's address (else DOCKER_HOST, else Docker's default), `runtime` one of its OCI
+        runtimes."""
         self._instance = check_id(instance, "instance")
         self._directory = directory / "docker"
         self._guest = guest
@@ -91,15 +92,18 @@ class DockerEngine(Engine):
         self._client_: sdk.DockerClient | None = None
         self._watch: DeathWatch | None = None
 
+    @property
+    def url(self) -> str:
+        """The engine's address."""
+        return self._url
+
     async def open(self) -> Capabilities:
         """Connect and ask what this engine can do. Raises EngineUnavailableError."""
         if not self._url.startswith("unix://"):
             raise EngineUnavailableError(
                 f"docker: {self._url} is not on this machine; the channel to a sandbox is a bind-mounted unix socket"
             )
-        self._client_ = await self._calls.run(
-            f"connect to {self._url}", OPEN_SECONDS, sdk.DockerClient, self._url
-        )
+        self._client_ = await self._calls.run(f"connect to {self._url}", OPEN_SECONDS, sdk.DockerClient, self._url)
         info = await self._calls.run("ask for its properties", OPEN_SECONDS, self._client.info)
         if self._runtime is not None and self._runtime not in info["Runtimes"]:
             known = ", ".join(sorted(info["Runtimes"]))
@@ -134,7 +138,8 @@ class DockerEngine(Engine):
         return found.environment
 
     async def create(self, spec: SandboxSpec, link: Callable[[], asyncio.Protocol]) -> None:
-        """Create the container. After EngineTimeoutError it may still come into being: `list` shows it, `remove` removes it."""
+        """Create the container. After EngineTimeoutError it may still come into being: `list` shows it, `remove`
+        removes it."""
         check_id(spec.id, "sandbox")
         image = await self._image(spec.image)
         place = self._place(spec.id)
@@ -284,9 +289,7 @@ class DockerEngine(Engine):
         """Tell the channel which process is the sandbox's PID 1."""
         state = await self._state(sandbox)
         if not state["Running"]:
-            raise EngineError(
-                f"docker: sandbox {sandbox} is not running: {sdk.cause(state)}"
-            )
+            raise EngineError(f"docker: sandbox {sandbox} is not running: {sdk.cause(state)}")
         self._groups[sandbox] = cgroup.of_process(state["Pid"])
         if sandbox in self._channels:
             self._channels[sandbox].expect(state["Pid"])

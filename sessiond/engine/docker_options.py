@@ -4,10 +4,12 @@ What each lock is for, and where Docker's own default would be weaker:
 
 - no network, no capability, no new privileges, never root, read-only root file system;
 - our seccomp list instead of Docker's (see sessiond/guest/seccomp.toml); masked and read-only paths stay Docker's;
-- memory = memory + swap, so that swapping is no way around the limit; pids, processor time, descriptors, file size, no core dumps;
-- everything writable is a tmpfs with a size, so nothing a sandbox writes reaches the host's disk; that covers the image's VOLUMEs,
-  which would otherwise become anonymous volumes on it;
-- private ipc and cgroup namespaces, no log driver (logs would be an unbounded file), no restart, no health check of the image's.
+- memory = memory + swap, so that swapping is no way around the limit; pids, processor time, descriptors, file size, no
+  core dumps;
+- everything writable is a tmpfs with a size, so nothing a sandbox writes reaches the host's disk; that covers the
+  image's VOLUMEs, which would otherwise become anonymous volumes on it;
+- private ipc and cgroup namespaces, no log driver (logs would be an unbounded file), no restart, no health check of the
+  image's.
 """
 
 from __future__ import annotations
@@ -46,7 +48,13 @@ def container_name(instance: str, sandbox: str) -> str:
 
 
 def container_options(
-    spec: SandboxSpec, *, instance: str, mount: Path, seccomp: str, volumes: Iterable[str] = (), runtime: str | None = None
+    spec: SandboxSpec,
+    *,
+    instance: str,
+    mount: Path,
+    seccomp: str,
+    volumes: Iterable[str] = (),
+    runtime: str | None = None,
 ) -> ContainerOptions:
     """The options for `spec`. `mount` is the host directory for /run/sessiond, `volumes` the image's VOLUME paths."""
     limits = spec.limits
@@ -109,15 +117,14 @@ def tighter(limits: Limits) -> dict[str, int]:
 
 def own_labels(labels: dict[str, str]) -> dict[str, str]:
     """The labels that `SandboxSpec.labels` held, from a container's."""
-    return {
-        name.removeprefix(OWN_LABELS): value for name, value in labels.items() if name.startswith(OWN_LABELS)
-    }
+    return {name.removeprefix(OWN_LABELS): value for name, value in labels.items() if name.startswith(OWN_LABELS)}
 
 
 def _tmpfs(limits: Limits, volumes: Iterable[str]) -> dict[str, str]:
     """Writable places. Docker adds noexec to a tmpfs unless told otherwise: right for /tmp, wrong for the workspace.
 
-    Owned by uid=, not opened by mode=1777 alone: over a directory that the image has, runc 1.1 keeps root's ownership otherwise.
+    Owned by uid=, not opened by mode=1777 alone: over a directory that the image has, runc 1.1 keeps root's ownership
+    otherwise.
     """
     owner = f"uid={SANDBOX_UID},gid={SANDBOX_UID}"
     mounts = dict.fromkeys(volumes, f"rw,nosuid,nodev,noexec,size={limits.tmp_bytes},mode=0755,{owner}")

@@ -1,7 +1,7 @@
 """Host uids for jails that root makes: one each, so that what leaves one jail still cannot touch another.
 
-A registry directory shared by all daemons of the machine holds one file a uid in use, with the path of the sandbox's directory in it. A
-file whose sandbox is gone (its daemon was killed in between) is free again.
+A registry directory shared by all daemons of the machine holds one file a uid in use, with the path of the sandbox's
+directory in it. A file whose sandbox is gone (its daemon was killed in between) is free again.
 """
 
 from __future__ import annotations

@@ -18,8 +18,8 @@ from sessiond.engine.directory import GUEST, SandboxDirectory
 from sessiond.engine.port import GUEST_DIRECTORY, EngineError, EngineTimeoutError, Limits
 
 STATUS = "bwrap.json"
-"""What bwrap itself writes about the jail, a JSON document a line: the pid of its PID 1 as soon as it exists, which therefore survives a
-daemon that dies in mid-start, and its exit code when it ends."""
+"""What bwrap itself writes about the jail, a JSON document a line: the pid of its PID 1 as soon as it exists, which
+therefore survives a daemon that dies in mid-start, and its exit code when it ends."""
 
 START_SECONDS = 10.0
 """From bwrap's start to the guest's. Measured: 10 to 20 ms."""
@@ -74,9 +74,11 @@ def start_jail(
     uid: int | None,
     confine: Callable[[int], None] | None,
 ) -> Started:
-    """Start bwrap with these arguments, as host user `uid` if given; call `confine(pid)` before the jail runs anything. Blocks.
+    """Start bwrap with these arguments, as host user `uid` if given; call `confine(pid)` before the jail runs anything.
+    Blocks.
 
-    The jail is in a session of its own and ends neither with this process nor with its terminal. Raises EngineError with bwrap's words.
+    The jail is in a session of its own and ends neither with this process nor with its terminal. Raises EngineError
+    with bwrap's words.
     """
     with contextlib.ExitStack() as stack:
         pipes = _Pipes(stack, place)
@@ -116,8 +118,9 @@ def start_jail(
 def find(place: SandboxDirectory) -> int | None:
     """A pidfd of the jail's PID 1 when it is alive, whoever started it; None when it is dead or was never started.
 
-    The recorded pid may belong to another process by now. What the process sees as /run/sessiond tells: only the jail sees this
-    sandbox's directory there. The descriptor was opened before, so it cannot come to mean another process afterwards.
+    The recorded pid may belong to another process by now. What the process sees as /run/sessiond tells: only the jail
+    sees this sandbox's directory there. The descriptor was opened before, so it cannot come to mean another process
+    afterwards.
     """
     try:
         pid = int(_status(place)["child-pid"])
@@ -156,7 +159,8 @@ def pid_of(pidfd: int) -> int | None:
 
 
 def tighten(pid: int, limits: Limits) -> None:
-    """Lower the rlimits that stand in for cgroups, of the jail's PID 1, from which new processes inherit. OSError if that is forbidden."""
+    """Lower the rlimits that stand in for cgroups, of the jail's PID 1, from which new processes inherit. OSError if
+    that is forbidden."""
     for kind, value in ((resource.RLIMIT_NPROC, limits.pids), (resource.RLIMIT_DATA, limits.memory_bytes)):
         resource.prlimit(pid, kind, (value, value))
 
@@ -187,12 +191,22 @@ def go_on(pid: int) -> None:
 
 
 def stopped(pid: int) -> bool:
-    """Whether the process is stopped (state T in /proc/PID/stat)."""
+    """Whether the process is stopped."""
+    return _state(pid) == "T"
+
+
+def running(pid: int) -> bool:
+    """Whether any process of the tree still runs: signals take effect a moment after they were sent."""
+    return any(_state(process) not in {"T", "Z", "X", ""} for process in tree(pid))
+
+
+def _state(pid: int) -> str:
+    """The state letter of /proc/PID/stat (proc(5)); empty when there is no such process."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
-        return False
-    return text.rpartition(")")[2].split()[0] == "T"
+        return ""
+    return text.rpartition(")")[2].split()[0]
 
 
 def _signal(pid: int, number: signal.Signals) -> None:

@@ -1,7 +1,7 @@
 """The Engine port: everything the daemon may ask of what makes sandboxes, and nothing else.
 
-One module an engine implements it; `tests/integration/engine` holds the one contract suite that all pass. A sandbox is named by its
-id alone: nothing here assumes that it lives on this host.
+One module an engine implements it; `tests/integration/engine` holds the one contract suite that all pass. A sandbox is
+named by its id alone: nothing here assumes that it lives on this host.
 """
 
 from __future__ import annotations
@@ -106,7 +106,8 @@ class SandboxStats:
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What an engine promises here, on this machine. A promise that cannot be kept is reported as absent, never assumed."""
+    """What an engine promises here, on this machine. A promise that cannot be kept is reported as absent, never
+    assumed."""
 
     engine: str
     version: str
@@ -127,8 +128,8 @@ class Capabilities:
 class Engine(ABC):
     """Makes, finds and removes sandboxes.
 
-    Every method has a deadline of its own and raises `EngineError` or a subclass. Methods may be called concurrently. Creating with an
-    id that exists is an error; removing what is gone is not.
+    Every method has a deadline of its own and raises `EngineError` or a subclass. Methods may be called concurrently.
+    Creating with an id that exists is an error; removing what is gone is not.
     """
 
     name: str
@@ -145,7 +146,8 @@ class Engine(ABC):
     async def prepare(self, image: str) -> Mapping[str, str]:
         """Make sure that sandboxes of `image` can be created. Raises ImageMissingError.
 
-        Returns the environment that the image itself declares (its PATH, say): commands get it. Engines without images return none.
+        Returns the environment that the image itself declares (its PATH, say): commands get it. Engines without images
+        return none.
         """
 
     @abstractmethod
@@ -158,7 +160,8 @@ class Engine(ABC):
 
     @abstractmethod
     async def channel(self, sandbox: str, link: Callable[[], asyncio.Protocol]) -> None:
-        """Give each connection of the sandbox's guest, and of nobody else, to a protocol made by `link`, until `remove`.
+        """Give each connection of the sandbox's guest, and of nobody else, to a protocol made by `link`, until
+        `remove`.
 
         For a sandbox adopted after a restart; `create` has done it for its own.
         """
@@ -167,7 +170,8 @@ class Engine(ABC):
     async def tighten(self, sandbox: str, limits: Limits) -> None:
         """Lower memory, cpus and pids of a running sandbox to `limits`, when a session that wants less claims it.
 
-        Fields that did not change are left alone. Raises EngineError when one that changed cannot be enforced: it is never ignored.
+        Fields that did not change are left alone. Raises EngineError when one that changed cannot be enforced: it is
+        never ignored.
         """
 
     @abstractmethod

@@ -1,4 +1,5 @@
-"""The system call allowlist of `sessiond/guest/seccomp.toml`: read, checked, and put into Docker's format. Pure but for reading it."""
+"""The system call allowlist of `sessiond/guest/seccomp.toml`: read, checked, and put into Docker's format. Pure but for
+reading it."""
 
 from __future__ import annotations
 
@@ -73,10 +74,11 @@ def load(text: str) -> SeccompList:
 
 
 def docker_profile(rules: SeccompList | None = None) -> str:
-    """The list as the JSON of Docker's `--security-opt seccomp=`. Docker 20.10 ignores defaultErrnoRet; its own default is EPERM.
+    """The list as the JSON of Docker's `--security-opt seccomp=`. Docker 20.10 ignores defaultErrnoRet; its own default
+    is EPERM.
 
-    Conditions within one rule are AND-ed, rules of one call OR-ed. runc turns several conditions on the *same* argument into OR, so
-    each rule has at most one an argument, and `not_in` is spelled as the blocks of numbers that remain.
+    Conditions within one rule are AND-ed, rules of one call OR-ed. runc turns several conditions on the *same* argument
+    into OR, so each rule has at most one an argument, and `not_in` is spelled as the blocks of numbers that remain.
     """
     rules = rules or packaged()
     conditions: dict[str, list[list[dict[str, Any]]]] = {}
@@ -87,7 +89,8 @@ def docker_profile(rules: SeccompList | None = None) -> str:
     ]
     for name, alternatives in sorted(conditions.items()):
         syscalls.extend(
-            {"names": [name], "action": "SCMP_ACT_ALLOW", "args": list(args)} for args in itertools.product(*alternatives)
+            {"names": [name], "action": "SCMP_ACT_ALLOW", "args": list(args)}
+            for args in itertools.product(*alternatives)
         )
     for error in sorted(set(rules.errno.values())):
         names = sorted(name for name, value in rules.errno.items() if value == error)
@@ -107,7 +110,8 @@ def docker_profile(rules: SeccompList | None = None) -> str:
 def remaining_blocks(values: tuple[int, ...]) -> Iterator[tuple[int, int]]:
     """All 32-bit numbers but `values`, as (mask, bits) blocks: n is in a block when `n & mask == bits`.
 
-    The blocks are disjoint and there are at most 32 a value: at each bit, the half without forbidden values is one block.
+    The blocks are disjoint and there are at most 32 a value: at each bit, the half without forbidden values is one
+    block.
     """
     pending = [(0, 0, tuple(value & LOW_32_BITS for value in values))]
     while pending:
@@ -166,7 +170,9 @@ def _argument(entry: dict[str, Any], allow: set[str]) -> ArgumentRule:
     if rule.op not in {"in", "not_in", "masked_zero"}:
         raise SeccompListError(f"{rule.syscall}: unknown op {rule.op!r}")
     if takes_mask != bool(rule.mask) or takes_mask == bool(rule.values):
-        raise SeccompListError(f"{rule.syscall}: {rule.op} takes {'a mask' if takes_mask else 'values'} and nothing else")
+        raise SeccompListError(
+            f"{rule.syscall}: {rule.op} takes {'a mask' if takes_mask else 'values'} and nothing else"
+        )
     if not all(0 <= number <= ALL_64_BITS for number in (*rule.values, rule.mask)):
         raise SeccompListError(f"{rule.syscall}: a number does not fit into 64 bits")
     return rule

@@ -30,9 +30,9 @@ async def open_engine(
 ) -> tuple[Engine, Capabilities, str]:
     """The open engine, what it promises here, and a sentence saying which it is and why, for the log.
 
-    `name` is one of NAMES; auto is docker where it answers, else bubblewrap. `instance` tells this daemon's sandboxes from those of
-    others on the machine, `directory` is where channels and state live, `guest` is the guest's binary (else the packaged one).
-    Raises EngineUnavailableError when the named engine, or none, can be used.
+    `name` is one of NAMES; auto is docker where it answers, else bubblewrap. `instance` tells this daemon's sandboxes
+    from those of others on the machine, `directory` is where channels and state live, `guest` is the guest's binary
+    (else the packaged one). Raises EngineUnavailableError when the named engine, or none, can be used.
     """
     if name not in NAMES:
         raise EngineError(f"there is no engine {name!r}; there are {', '.join(NAMES)}")
