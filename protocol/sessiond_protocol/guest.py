@@ -335,7 +335,8 @@ def _start(frame: Start) -> bytes:
     words = (frame.cwd, *frame.argv, *frame.env)
     if not frame.argv:
         raise ValueError("START without a program")
-    if any(b"\0" in word for word in words):
+    strings = b"\0".join((*words, b""))
+    if strings.count(b"\0") != len(words):
         raise ValueError("START with a NUL inside a string")
     if any(b"=" not in entry for entry in frame.env):
         raise ValueError("START with an environment entry without '='")
@@ -346,7 +347,7 @@ def _start(frame: Start) -> bytes:
         limits = [_RLIMIT.pack(resource, 0, value) for resource, value in frame.rlimits]
     except Exception as error:
         raise ValueError(f"START with a number out of range: {error}") from error
-    return b"".join((head, *limits, b"\0".join(words), b"\0"))
+    return b"".join((head, *limits, strings))
 
 
 def _exited(frame: Exited) -> bytes:

@@ -26,12 +26,23 @@ RLIMIT_CPU, RLIMIT_FSIZE, RLIMIT_NOFILE, RLIMIT_AS = 0, 1, 7, 9
 """Linux's numbers on x86_64 and aarch64 (asm-generic/resource.h)."""
 
 
-def base_environment(*layers: Mapping[str, str]) -> dict[str, str]:
+class Environment:
     """The environment of a session's commands: clean, then each layer over the one before."""
-    environment = dict(CLEAN_ENVIRONMENT)
-    for layer in layers:
-        environment.update(layer)
-    return environment
+
+    def __init__(self, *layers: Mapping[str, str]) -> None:
+        self._variables = dict(CLEAN_ENVIRONMENT)
+        for layer in layers:
+            self._variables.update(layer)
+        self._entries = as_entries(self._variables)
+
+    def entries(self, extra: Mapping[str, str]) -> tuple[bytes, ...]:
+        """`NAME=value` for each variable, those of one command on top. Usually there are none."""
+        return as_entries({**self._variables, **extra}) if extra else self._entries
+
+
+def as_entries(variables: Mapping[str, str]) -> tuple[bytes, ...]:
+    """Variables in the form that execve takes."""
+    return tuple(f"{name}={value}".encode() for name, value in variables.items())
 
 
 def working_directory(cwd: str) -> str:
@@ -56,15 +67,14 @@ def resource_limits(session: SessionLimits, command: CommandLimits) -> tuple[tup
 
 
 def launch_frame(
-    handle: int, request: CommandStart, argv: tuple[str, ...], environment: Mapping[str, str], session: SessionLimits
+    handle: int, request: CommandStart, argv: tuple[str, ...], environment: Environment, session: SessionLimits
 ) -> wire.Start:
     """The START frame of a request whose `argv` has been decided.
 
     Raises RequestError `limit` when arguments and environment together are more than a frame holds.
     """
-    merged = {**environment, **request.env} if request.env else environment
     words = tuple(word.encode() for word in argv)
-    variables = tuple(f"{name}={value}".encode() for name, value in merged.items())
+    variables = environment.entries(request.env)
     size = sum(map(len, words)) + sum(map(len, variables)) + len(words) + len(variables)
     if size > MOST_BYTES:
         raise RequestError("limit", f"arguments and environment of {size} bytes; {MOST_BYTES} fit", "use a file")

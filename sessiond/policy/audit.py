@@ -11,8 +11,10 @@ import hashlib
 import json
 import os
 import stat
+import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -22,6 +24,10 @@ SHOWN_CHARACTERS = 4096
 """Characters of a command that a record shows; the digest covers all of it."""
 SHOWN_ARGUMENTS = 256
 REASON_CHARACTERS = 1024
+
+
+_encode = json.JSONEncoder(ensure_ascii=True, separators=(",", ":")).encode
+"""ASCII only, so that no control, bidi or line character reaches a reader of the file."""
 
 
 class AuditError(Exception):
@@ -111,7 +117,7 @@ class AuditLog:
 
     def _append(self, event: str, subject: Subject, digest: str, details: dict[str, object]) -> None:
         record = {
-            "time": datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
+            "time": timestamp(time.time()),
             "event": event,
             "session": subject.session,
             "command": subject.command,
@@ -121,8 +127,7 @@ class AuditLog:
             **details,
         }
         try:
-            # ASCII only, so that no control, bidi or line character reaches a reader of the file.
-            text = json.dumps(record, ensure_ascii=True, separators=(",", ":")).replace("\x7f", "\\u007f")
+            text = _encode(record).replace("\x7f", "\\u007f")
             line = (b"\n" if self._torn else b"") + text.encode() + b"\n"
             written = os.write(self._descriptor, line)
         except (OSError, ValueError) as error:
@@ -144,6 +149,17 @@ class AuditLog:
         return descriptor
 
 
+@lru_cache(maxsize=1)
+def _second(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+
+
+def timestamp(now: float) -> str:
+    """Seconds since the epoch as ISO 8601 in UTC, with microseconds."""
+    seconds = int(now)
+    return f"{_second(seconds)}.{int((now - seconds) * 1e6):06d}Z"
+
+
 def _ends_torn(descriptor: int) -> bool:
     """Whether the file ends in a record cut short, so that the next one must begin a line of its own."""
     size = os.fstat(descriptor).st_size
@@ -153,13 +169,12 @@ def _ends_torn(descriptor: int) -> bool:
 def request_digest(request: CommandRequest) -> str:
     """SHA-256 (hex) of the canonical JSON of exactly what was asked: argv or text, env and cwd."""
     value = {
-        "argv": None if request.argv is None else list(request.argv),
-        "text": request.text,
-        "env": dict(request.env),
+        "argv": request.argv,
         "cwd": request.cwd,
+        "env": dict(sorted(request.env.items())),
+        "text": request.text,
     }
-    canonical = json.dumps(value, ensure_ascii=True, separators=(",", ":"), sort_keys=True)
-    return hashlib.sha256(canonical.encode()).hexdigest()
+    return hashlib.sha256(_encode(value).encode()).hexdigest()
 
 
 def _shown(request: CommandRequest) -> dict[str, object]:

@@ -17,6 +17,7 @@ from typing import Literal, Protocol
 from sessiond_protocol import guest as wire
 from sessiond_protocol.messages import (
     CommandInfo,
+    CommandStart,
     CommandState,
     Error,
     Exit,
@@ -57,17 +58,13 @@ class Command:
         *,
         session_id: str,
         command_id: str,
-        digest: bytes,
-        argv: list[str] | None,
-        text: str | None,
+        request: CommandStart,
         spool: Spool,
         ended: Callable[[Command], None],
     ) -> None:
         self.session_id = session_id
         self.id = command_id
-        self.digest = digest
-        self.argv = argv
-        self.text = text
+        self.request = request
         self.spool = spool
         self.state: CommandState = "starting"
         self.pid = 0
@@ -178,8 +175,8 @@ class Command:
             session=self.session_id,
             command=self.id,
             state=self.state,
-            argv=self.argv,
-            text=self.text,
+            argv=self.request.argv,
+            text=self.request.text,
             started=self.started,
             ended=self.ended,
             output_from=self.spool.start,
@@ -237,7 +234,7 @@ class Command:
             substitute(self)
             return
         self._move("failed")
-        self.failure = spawn_failure(self.argv or [], frame)
+        self.failure = spawn_failure(self.request.argv or [], frame)
         self._open_streams = 0
         self._finish()
         self._pump()

@@ -7,6 +7,7 @@ wakes the other side too early, on a machine whose processors the command itself
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Protocol
 
 
@@ -22,6 +23,7 @@ class Outbox:
 
     def __init__(self) -> None:
         self._waiting: list[Mouth] = []
+        self._chores: list[Callable[[], None]] = []
         self._holding = False
 
     def add(self, mouth: Mouth) -> None:
@@ -30,6 +32,12 @@ class Outbox:
             asyncio.get_running_loop().call_soon(self.flush)
         self._waiting.append(mouth)
 
+    def afterwards(self, chore: Callable[[], None]) -> None:
+        """Do what nobody waits for once everything is written."""
+        if not self._chores and not self._holding:
+            asyncio.get_running_loop().call_soon(self.flush)
+        self._chores.append(chore)
+
     def hold(self) -> None:
         """Something has arrived and is being dealt with."""
         self._holding = True
@@ -37,7 +45,10 @@ class Outbox:
     def flush(self) -> None:
         """It has been dealt with: write what there is to write."""
         self._holding = False
-        while self._waiting:
+        while self._waiting or self._chores:
             waiting, self._waiting = self._waiting, []
             for mouth in waiting:
                 mouth.flush()
+            chores, self._chores = self._chores, []
+            for chore in chores:
+                chore()

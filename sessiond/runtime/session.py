@@ -32,7 +32,7 @@ from sessiond_protocol.messages import (
 from sessiond_protocol.states import SessionEventName, next_session_state
 
 from sessiond.core.errors import RequestError
-from sessiond.core.launch import base_environment, launch_frame
+from sessiond.core.launch import Environment, launch_frame
 from sessiond.core.spool import Spool
 from sessiond.engine.port import Limits
 from sessiond.policy.audit import AuditError, AuditLog, Ending, Subject
@@ -107,10 +107,11 @@ class Session:
         """Whether the daemon stops, so that nothing new may begin."""
         self.deadline: float | None = None
         """On the loop's clock, which no change of the wall clock moves."""
-        self.last_active = asyncio.get_running_loop().time()
+        self._loop = asyncio.get_running_loop()
+        self.last_active = self._loop.time()
         self._limits = request.limits
         self._asked_env = request.env
-        self._env = base_environment(image_env, rules.env, request.env)
+        self._env = Environment(image_env, rules.env, request.env)
         self._recorded: dict[str, Recorded] = {}
         self._audit = audit
         self._admission = admission
@@ -168,7 +169,7 @@ class Session:
     @property
     def idle_for(self) -> float:
         """Seconds since it last did or was asked anything; 0 while a command runs."""
-        return 0.0 if self._running else asyncio.get_running_loop().time() - self.last_active
+        return 0.0 if self._running else self._loop.time() - self.last_active
 
     def info(self) -> SessionInfo:
         """The session as the wire shows it."""
@@ -215,7 +216,7 @@ class Session:
 
     def touch(self) -> None:
         """It is in use."""
-        self.last_active = asyncio.get_running_loop().time()
+        self.last_active = self._loop.time()
 
     # --- commands ---------------------------------------------------------------------------------------------------
 
@@ -224,8 +225,7 @@ class Session:
 
         Returns its follower when the request asks to follow it. Raises RequestError.
         """
-        digest = request_digest(request)
-        known = self._find_same(request.command, digest)
+        known = self._find_same(request)
         if known is not None:
             follower = known.follow(sink, 0, request.window) if request.window else None
             self._answer_again(known, request.id, sink)
@@ -238,9 +238,7 @@ class Session:
         command = Command(
             session_id=self.id,
             command_id=request.command,
-            digest=digest,
-            argv=request.argv,
-            text=request.text,
+            request=request,
             spool=Spool(self.rules.output_bytes),
             ended=self._command_ended,
         )
@@ -277,16 +275,21 @@ class Session:
         found = [self._commands[command_id].info() for command_id in islice(rest, limit + 1)]
         return found[:limit], len(found) > limit
 
-    def _find_same(self, command_id: str, digest: bytes) -> Command | None:
-        command = self._commands.get(command_id)
-        known = command.digest if command is not None else self._forgotten.get(command_id)
-        if known is None:
+    def _find_same(self, request: CommandStart) -> Command | None:
+        known = self._commands.get(request.command)
+        if known is not None:
+            same = same_body(known.request, request)
+        elif request.command in self._forgotten:
+            same = self._forgotten[request.command] == request_digest(request)
+        else:
             return None
-        if known != digest:
+        if not same:
             raise RequestError(
-                "conflict", f"command {command_id} was started with another body", "choose a new id for a new command"
+                "conflict",
+                f"command {request.command} was started with another body",
+                "choose a new id for a new command",
             )
-        return self.command(command_id)
+        return self.command(request.command)
 
     def _answer_again(self, command: Command, re: int, sink: Sink) -> None:
         if command.failure is not None and command.state != "lost":
@@ -351,15 +354,24 @@ class Session:
         return self.sandbox.link
 
     def _command_ended(self, command: Command) -> None:
-        self.touch()
         if command.slot is not None:
             command.slot.release()
             command.slot = None
-        if command.state != "denied":
-            self._running -= 1
-            self._audit_end(command)
-            if self._running == 0:
-                self._on_calm()
+        if command.state == "denied":
+            self._keep(command)
+            return
+        self._running -= 1
+        self._link.outbox.afterwards(lambda: self._put_on_record(command))
+
+    def _put_on_record(self, command: Command) -> None:
+        """What nobody waits for when a command has ended."""
+        self.touch()
+        self._audit_end(command)
+        self._keep(command)
+        if self._running == 0:
+            self._on_calm()
+
+    def _keep(self, command: Command) -> None:
         self._kept_output[command.id] = kept = command.spool.end - command.spool.start
         self._kept_bytes += kept
         self._forget_old()
@@ -379,8 +391,13 @@ class Session:
         while len(self._commands) - self._running > KEPT_COMMANDS:
             oldest = next(command for command in self._commands.values() if not command.running)
             del self._commands[oldest.id]
-            self._forgotten[oldest.id] = oldest.digest
+            self._forgotten[oldest.id] = request_digest(oldest.request)
             self._kept_bytes -= self._kept_output.pop(oldest.id, 0)
+
+
+def same_body(one: CommandStart, other: CommandStart) -> bool:
+    """Whether two requests ask for the same. Correlation id and window do not count: they concern the asker only."""
+    return one == other.model_copy(update={"id": one.id, "window": one.window})
 
 
 def request_digest(request: CommandStart | SessionOpen) -> bytes:

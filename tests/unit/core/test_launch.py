@@ -2,7 +2,7 @@
 
 from sessiond_protocol.messages import CommandLimits, CommandStart, SessionLimits
 
-from sessiond.core.launch import base_environment, launch_frame, resource_limits, working_directory
+from sessiond.core.launch import Environment, launch_frame, resource_limits, working_directory
 
 
 def start(**fields) -> CommandStart:
@@ -10,10 +10,12 @@ def start(**fields) -> CommandStart:
 
 
 def test_environment_is_clean_and_later_layers_win():
-    env = base_environment({"PATH": "/image/bin", "A": "image"}, {"A": "profile", "B": "profile"}, {"B": "session"})
+    layers = {"PATH": "/image/bin", "A": "image"}, {"A": "profile", "B": "profile"}, {"B": "session"}
+    env = dict(entry.decode().split("=", 1) for entry in Environment(*layers).entries({"C": "command"}))
     assert env["PATH"] == "/image/bin"
-    assert (env["A"], env["B"]) == ("profile", "session")
-    assert set(env) == {"PATH", "HOME", "USER", "LANG", "TMPDIR", "A", "B"}
+    assert (env["A"], env["B"], env["C"]) == ("profile", "session", "command")
+    assert set(env) == {"PATH", "HOME", "USER", "LANG", "TMPDIR", "A", "B", "C"}
+    assert b"C=command" not in Environment(*layers).entries({})
 
 
 def test_working_directory_is_seen_from_the_workspace_and_never_resolved_outside():
@@ -33,7 +35,7 @@ def test_frame_carries_everything():
         7,
         start(timeout=1.5, grace=0.25, env={"A": "1"}, cwd="src", input=b"x", merge_stderr=True),
         ("true",),
-        {"A": "0", "B": "2"},
+        Environment({"A": "0", "B": "2"}),
         SessionLimits(),
     )
     assert (frame.command, frame.timeout_ms, frame.grace_ms) == (7, 1500, 250)
@@ -41,9 +43,10 @@ def test_frame_carries_everything():
     assert frame.merge_stderr
     assert frame.cwd == b"/workspace/src"
     assert frame.argv == (b"true",)
-    assert frame.env == (b"A=1", b"B=2")
+    assert {b"A=1", b"B=2"} <= set(frame.env)
+    assert b"A=0" not in frame.env
 
 
 def test_a_timeout_below_a_millisecond_is_still_one():
-    assert launch_frame(1, start(timeout=0.0001), ("true",), {}, SessionLimits()).timeout_ms == 1
-    assert launch_frame(1, start(), ("true",), {}, SessionLimits()).timeout_ms == 0
+    assert launch_frame(1, start(timeout=0.0001), ("true",), Environment(), SessionLimits()).timeout_ms == 1
+    assert launch_frame(1, start(), ("true",), Environment(), SessionLimits()).timeout_ms == 0
