@@ -48,16 +48,19 @@ static size_t read_file(int proc, pid_t pid, const char *name, char *text, size_
 }
 
 static bool read_process(int proc, pid_t pid, struct process *process) {
-    char stat[512], state;
+    char stat[512];
     if (read_file(proc, pid, "stat", stat, sizeof stat) == 0)
         return false;
     /* "pid (name) state ppid pgrp session ...": the name may hold anything, parentheses too. */
-    const char *after_name = strrchr(stat, ')');
-    *process = (struct process){.pid = pid};
-    if (after_name == NULL ||
-        sscanf(after_name, ") %c %d %d %d", &state, &process->parent, &process->group, &process->session) != 4)
+    char *at = strrchr(stat, ')');
+    if (at == NULL || strlen(at) < 4)
         return false;
-    process->stopped = state == 'T' || state == 't';
+    char state = at[2];
+    at += 3;
+    *process = (struct process){.pid = pid, .stopped = state == 'T' || state == 't'};
+    process->parent = (pid_t)strtol(at, &at, 10);
+    process->group = (pid_t)strtol(at, &at, 10);
+    process->session = (pid_t)strtol(at, &at, 10);
     return state != 'Z' && state != 'X'; /* the dead need no killing */
 }
 
