@@ -12,6 +12,7 @@ import structlog
 from sessiond_protocol.messages import SessionInfo, SessionList, SessionOpen
 
 from sessiond.core.errors import RequestError
+from sessiond.core.paging import page
 from sessiond.engine.port import Engine, EngineError, Limits
 from sessiond.policy.audit import AuditLog
 from sessiond.runtime.admission import Admission
@@ -129,15 +130,14 @@ class SessionManager:
 
     def list(self, request: SessionList) -> tuple[list[SessionInfo], bool]:
         """Sessions that have not ended and carry the labels, oldest first, and whether there are more."""
-        passed = request.after is None
-        found: list[SessionInfo] = []
-        for session in self._sessions.values():
-            if passed and request.labels.items() <= session.labels.items():
-                found.append(session.info())
-                if len(found) > request.limit:
-                    return found[: request.limit], True
-            passed = passed or session.id == request.after
-        return found, False
+        sessions = iter(self._sessions.values())
+        if request.after is not None:
+            self.get(request.after)
+            for session in sessions:
+                if session.id == request.after:
+                    break
+        wanted = (session.info() for session in sessions if request.labels.items() <= session.labels.items())
+        return page(wanted, request.limit)
 
     def close_session(self, session_id: str, reason: str) -> SessionInfo:
         """End a session; one that has ended stays as it was."""

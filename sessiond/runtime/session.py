@@ -13,7 +13,6 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from itertools import islice
 from typing import NamedTuple
 
 import structlog
@@ -33,6 +32,7 @@ from sessiond_protocol.states import SessionEventName, next_session_state
 
 from sessiond.core.errors import RequestError
 from sessiond.core.launch import Environment, launch_frame
+from sessiond.core.paging import page
 from sessiond.core.spool import Spool
 from sessiond.engine.port import Limits
 from sessiond.policy.audit import AuditError, AuditLog, Ending, Subject
@@ -272,8 +272,7 @@ class Session:
             for command_id in rest:
                 if command_id == after:
                     break
-        found = [self._commands[command_id].info() for command_id in islice(rest, limit + 1)]
-        return found[:limit], len(found) > limit
+        return page((self._commands[command_id].info() for command_id in rest), limit)
 
     def _find_same(self, request: CommandStart) -> Command | None:
         known = self._commands.get(request.command)

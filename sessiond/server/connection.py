@@ -62,6 +62,8 @@ MOST_OPENS = 32
 """Sessions that one connection may be opening at once."""
 MOST_WAITS = 1024
 """`command.wait` requests of one connection without an answer yet."""
+MOST_REASON = 2048
+"""Characters of a reason or a hint: one that quotes a long command is cut."""
 CAPABILITIES: list[str] = []
 """Names of what this server can do beyond version 1's core."""
 
@@ -333,8 +335,8 @@ class ClientConnection:
                 session=getattr(message, "session", None),
                 command=getattr(message, "command", None),
                 code=error.code,
-                message=error.message,
-                hint=error.hint,
+                message=error.message[:MOST_REASON],
+                hint=error.hint[:MOST_REASON],
                 rule=error.rule,
             )
         )

@@ -8,6 +8,7 @@ back without a task or queue between, and the transport's flow control is in rea
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable
 from typing import Any, Protocol, cast
 
@@ -29,8 +30,10 @@ from sessiond.server.door import Door, check_request
 
 log = structlog.get_logger()
 
-HIGH_WATER_BYTES = 1024 * 1024
-"""Above so much unsent the connection counts as not writable, and output waits where it is kept."""
+HIGH_WATER_BYTES = 64 * 1024
+"""Above so much unsent the connection counts as not writable, and output waits where it is kept: copied once less."""
+SEND_BUFFER_BYTES = 1024 * 1024
+"""Asked of the kernel, which may give less: room for a whole output message, so that it leaves in one system call."""
 MOST_UNSENT_BYTES = 16 * 1024 * 1024
 """A client that lets so much wait unread is disconnected: replies and events cannot wait elsewhere."""
 MOST_FRAGMENTS = 256
@@ -109,6 +112,7 @@ class WebSocketConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         transport = cast(asyncio.Transport, transport)
         transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         self._transport = transport
 
     @override

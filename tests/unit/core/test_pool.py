@@ -70,7 +70,9 @@ def test_backoff_doubles_to_a_ceiling_and_is_spread():
     assert BACKOFF_MOST_SECONDS / 2 <= backoff(10**6, 0.0) <= backoff(10**6, 0.999) <= BACKOFF_MOST_SECONDS
 
 
-EVENTS = st.lists(st.sampled_from(["created", "failed", "claim", "release", "removed", "tick", "wait", "leave"]), max_size=200)
+EVENTS = st.lists(
+    st.sampled_from(["created", "failed", "claim", "release", "removed", "tick", "wait", "leave"]), max_size=200
+)
 
 
 @settings(max_examples=200, deadline=None)
@@ -83,9 +85,7 @@ def test_any_history_keeps_the_bounds_and_quiet_brings_the_minimum(events, minim
     def act(view: PoolView) -> PoolView:
         todo = plan(policy, view, now)
         kept = tuple(w for w in view.warm if w.sandbox not in todo.retire)
-        view = replace(
-            view, warm=kept, creating=view.creating + todo.create, removing=view.removing + len(todo.retire)
-        )
+        view = replace(view, warm=kept, creating=view.creating + todo.create, removing=view.removing + len(todo.retire))
         assert view.creating <= policy.creations
         assert view.total <= policy.max
         return view
