@@ -151,6 +151,8 @@ class Exited(Message):
     """A followed command ended; sent after the last byte that it wrote before."""
 
     type: Literal["exited"] = "exited"
+    re: RequestId | None = None
+    """The `command.start` that wanted its answer only now; no event then."""
     session: Identifier
     command: Identifier
     exit: Exit

@@ -139,6 +139,8 @@ class CommandStart(Message):
     """Lower limits than the session's."""
     window: Offset = 0
     """Output bytes that may be sent to this connection before it acknowledges; 0 does not follow."""
+    answer: Literal["started", "exited"] = "started"
+    """When the reply comes: `started` once it runs, or only `exited` once it has ended, which saves a message."""
 
     @model_validator(mode="after")
     def _one_body(self) -> CommandStart:

@@ -12,7 +12,7 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from sessiond_protocol import guest as wire
 from sessiond_protocol.messages import (
@@ -21,8 +21,8 @@ from sessiond_protocol.messages import (
     CommandState,
     Error,
     Exit,
+    Exited,
     Failure,
-    Message,
     Started,
     StdinAck,
     StreamName,
@@ -50,6 +50,14 @@ class Channel(Protocol):
         """Queue a frame; dropped when the guest is away, because the resynchronisation repeats what is owed."""
 
 
+class Starter(NamedTuple):
+    """A `command.start` without an answer yet."""
+
+    sink: Sink
+    re: int
+    answer: Literal["started", "exited"]
+
+
 class Command:
     """A command on record in a session."""
 
@@ -73,7 +81,7 @@ class Command:
         self.started: float | None = None
         self.ended: float | None = None
         self.followers: dict[Sink, Follower] = {}
-        self.starters: list[tuple[Sink, int]] = []
+        self.starters: list[Starter] = []
         self.waiters: list[Callable[[Command], None]] = []
         self.stdin_sink: Sink | None = None
         self.substitute: Callable[[Command], None] | None = None
@@ -161,12 +169,19 @@ class Command:
         self.followers[sink] = follower
         return follower
 
+    def answer_later(self, starter: Starter) -> None:
+        """Answer a start when what it waits for has come."""
+        if self.running:
+            self.starters.append(starter)
+        else:
+            self._answer_end(starter)
+
     def unfollow(self, sink: Sink) -> None:
         """Send the sink nothing more."""
         self.followers.pop(sink, None)
         if self.stdin_sink is sink:
             self.stdin_sink = None
-        self.starters = [(other, re) for other, re in self.starters if other is not sink]
+        self.starters = [starter for starter in self.starters if starter.sink is not sink]
         self.acknowledge()
 
     def info(self) -> CommandInfo:
@@ -223,7 +238,12 @@ class Command:
         self._move("started")
         self.pid = frame.pid
         self.started = time.time()
-        self._answer_starters(lambda re: Started(re=re, session=self.session_id, command=self.id, pid=self.pid))
+        starters, self.starters = self.starters, []
+        for starter in starters:
+            if starter.answer == "started":
+                starter.sink.send(Started(re=starter.re, session=self.session_id, command=self.id, pid=self.pid))
+            else:
+                self.starters.append(starter)
 
     def on_failed(self, frame: wire.Failed) -> None:
         """It could not be spawned. A missing shell may have a substitute; else this is its end."""
@@ -325,11 +345,22 @@ class Command:
     def _finish(self) -> None:
         self.ended = time.time()
         self._stdin.clear()
+        starters, self.starters = self.starters, []
+        for starter in starters:
+            self._answer_end(starter)
+        waiters, self.waiters = self.waiters, []
+        for waiter in waiters:
+            waiter(self)
+        self._ended(self)
+
+    def _answer_end(self, starter: Starter) -> None:
+        """The reply of a start that has not been answered when the command ends."""
+        follower = self.followers.get(starter.sink)
         if self.failure is not None:
             failure = self.failure
-            self._answer_starters(
-                lambda re: Error(
-                    re=re,
+            starter.sink.send(
+                Error(
+                    re=starter.re,
                     session=self.session_id,
                     command=self.id,
                     code=failure.code,
@@ -338,15 +369,10 @@ class Command:
                     rule=failure.rule,
                 )
             )
-        waiters, self.waiters = self.waiters, []
-        for waiter in waiters:
-            waiter(self)
-        self._ended(self)
-
-    def _answer_starters(self, answer: Callable[[int], Message]) -> None:
-        starters, self.starters = self.starters, []
-        for sink, re in starters:
-            sink.send(answer(re))
+        elif follower is not None:
+            follower.answer = starter.re
+        elif self.exit is not None:
+            starter.sink.send(Exited(re=starter.re, session=self.session_id, command=self.id, exit=self.exit))
 
 
 def spawn_failure(argv: list[str], frame: wire.Failed) -> Failure:

@@ -27,13 +27,15 @@ class Sink(Protocol):
 class Follower:
     """Sends a command's output from an offset on, never more than the client's window allows."""
 
-    __slots__ = ("_offset", "_sink", "_told", "acked", "command", "limit")
+    __slots__ = ("_offset", "_sink", "_told", "acked", "answer", "command", "limit")
 
     def __init__(self, command: Command, sink: Sink, offset: int, window: int) -> None:
         self.command = command
         self._sink = sink
         self._offset = offset
         self._told = False
+        self.answer: int | None = None
+        """The request that the end answers."""
         self.acked = offset
         self.limit = offset + window
 
@@ -75,7 +77,7 @@ class Follower:
     def _tell_end(self) -> None:
         command = self.command
         if command.exit is not None and self._offset >= command.exit.output_bytes:
-            self._sink.send(Exited(session=command.session_id, command=command.id, exit=command.exit))
+            self._sink.send(Exited(re=self.answer, session=command.session_id, command=command.id, exit=command.exit))
         elif command.failure is not None and self._offset >= command.spool.end:
             self._sink.send(Failed(session=command.session_id, command=command.id, failure=command.failure))
         else:

@@ -38,7 +38,7 @@ from sessiond.engine.port import Limits
 from sessiond.policy.audit import AuditError, AuditLog, Ending, Subject
 from sessiond.policy.decide import CommandRequest, Policy, Verdict
 from sessiond.runtime.admission import Admission, Slot
-from sessiond.runtime.command import Command
+from sessiond.runtime.command import Command, Starter
 from sessiond.runtime.follower import Follower, Sink
 from sessiond.runtime.link import GuestLink
 from sessiond.runtime.sandbox import Sandbox
@@ -228,7 +228,7 @@ class Session:
         known = self._find_same(request)
         if known is not None:
             follower = known.follow(sink, 0, request.window) if request.window else None
-            self._answer_again(known, request.id, sink)
+            self._answer_again(known, request, sink)
             return follower
         self._check_open()
         self._check_room()
@@ -248,7 +248,7 @@ class Session:
             raise RequestError("denied", verdict.reason, rule=verdict.rule)
         self._running += 1
         self._recorded[command.id] = recorded
-        command.starters.append((sink, request.id))
+        command.starters.append(Starter(sink, request.id, request.answer))
         command.stdin_sink = sink
         follower = command.follow(sink, 0, request.window) if request.window else None
         self._admission.submit(lambda slot: self._launch(command, request, frame, slot))
@@ -290,15 +290,14 @@ class Session:
             )
         return self.command(request.command)
 
-    def _answer_again(self, command: Command, re: int, sink: Sink) -> None:
-        if command.failure is not None and command.state != "lost":
-            raise RequestError(
-                command.failure.code, command.failure.message, command.failure.hint, command.failure.rule
-            )
-        if command.state == "starting":
-            command.starters.append((sink, re))
+    def _answer_again(self, command: Command, request: CommandStart, sink: Sink) -> None:
+        if command.failure is not None and (command.state != "lost" or request.answer == "exited"):
+            failure = command.failure
+            raise RequestError(failure.code, failure.message, failure.hint, failure.rule)
+        if request.answer == "started" and command.state != "starting":
+            sink.send(Started(re=request.id, session=self.id, command=command.id, pid=command.pid))
         else:
-            sink.send(Started(re=re, session=self.id, command=command.id, pid=command.pid))
+            command.answer_later(Starter(sink, request.id, request.answer))
 
     def _check_open(self) -> None:
         if self.state != "open":
@@ -396,14 +395,14 @@ class Session:
 
 def same_body(one: CommandStart, other: CommandStart) -> bool:
     """Whether two requests ask for the same. Correlation id and window do not count: they concern the asker only."""
-    return one == other.model_copy(update={"id": one.id, "window": one.window})
+    return one == other.model_copy(update={"id": one.id, "window": one.window, "answer": one.answer})
 
 
 def request_digest(request: CommandStart | SessionOpen) -> bytes:
     """Digest of all that a request asks for but its correlation id (and the window, which only concerns the asker)."""
     plain: dict[str, object] = {"id": 0}
     if isinstance(request, CommandStart):
-        plain["window"] = 0
+        plain |= {"window": 0, "answer": "started"}
     return hashlib.sha256(encode(request.model_copy(update=plain))).digest()
 
 
