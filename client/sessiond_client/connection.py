@@ -135,7 +135,7 @@ class Connection:
                     "install a client and a daemon of the same version",
                 )
         except BaseException:
-            connection._transport.abort()
+            await connection._transport.abort()
             raise
         return connection
 

@@ -69,9 +69,14 @@ class Portal:
         result: T = call.wait(self._loop)
         return result
 
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed."""
+        return self._loop.is_closed()
+
     def close(self) -> None:
         """End what still runs, and stop the loop and the thread."""
-        if self._loop.is_closed():
+        if self.closed:
             return
         self.call(_end_others())
         self._loop.call_soon_threadsafe(self._loop.stop)

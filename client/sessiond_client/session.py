@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from sessiond_protocol import messages
@@ -282,8 +282,7 @@ class Session:
         """Send the start of a command; the stream that follows it, and the input that did not fit in."""
         text = command if isinstance(command, str) else None
         argv = None if isinstance(command, str) else list(command)
-        body = len(text) if text is not None else sum(map(len, argv or ()))
-        rides = len(stdin) + body <= MAX_INPUT
+        rides = len(stdin) + _size([command] if isinstance(command, str) else command, options["env"]) <= MAX_INPUT
         pipe = keep_stdin or not rides
         window = self._fit(connection, window)
         key = (self.id, command_id or secrets.token_hex(8))
@@ -320,6 +319,11 @@ def abandon(stream: CommandStream) -> None:
     """Kill the command of `stream` in the background: nobody waits for it any more."""
     stream.discard()
     stream.connection.errand(lambda: kill(stream))
+
+
+def _size(words: Iterable[str], env: Mapping[str, str]) -> int:
+    """Bytes that the text of a command and its environment take; the frame must have room for both and the input."""
+    return sum(len(str(word).encode("utf-8", "replace")) for word in (*words, *env, *env.values()))
 
 
 async def _feed(stream: CommandStream, data: bytes) -> None:

@@ -312,10 +312,11 @@ class Client:
 
     def close(self) -> None:
         """Close the connection and end the thread. Sessions that are open stay open."""
-        try:
-            self._portal.call(self._client.close())
-        finally:
-            self._portal.close()
+        if not self._portal.closed:
+            try:
+                self._portal.call(self._client.close())
+            finally:
+                self._portal.close()
 
     def open(
         self,

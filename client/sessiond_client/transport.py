@@ -114,9 +114,10 @@ class Transport(asyncio.Protocol):
             self._closer = self._loop.call_later(CLOSE_TIMEOUT, self._stream.abort)
         await asyncio.shield(self._closed)
 
-    def abort(self) -> None:
+    async def abort(self) -> None:
         """End the connection at once."""
         self._stream.abort()
+        await asyncio.shield(self._closed)
 
     # --- what the event loop calls
 
@@ -285,13 +286,13 @@ async def open_transport(
                 tls = ssl.create_default_context() if address.tls else None
                 _, transport = await loop.create_connection(build, address.host, address.port, ssl=tls)
             await transport.opened
-    except TimeoutError:
-        raise ConnectError(f"no answer from {address} within {deadline:g} s", address.hint) from None
-    except OSError as error:
-        if isinstance(error, TransportError):
-            raise
-        raise ConnectError(f"no daemon answers at {address} ({error.strerror or error})", address.hint) from error
-    finally:
-        if transport is not None and (not transport.opened.done() or transport.opened.exception() is not None):
-            transport.abort()
+    except BaseException as error:
+        if transport is not None:
+            await transport.abort()
+        if isinstance(error, TimeoutError):
+            raise ConnectError(f"no answer from {address} within {deadline:g} s", address.hint) from None
+        if isinstance(error, OSError) and not isinstance(error, TransportError):
+            why = error.strerror or error
+            raise ConnectError(f"no daemon answers at {address} ({why})", address.hint) from error
+        raise
     return transport

@@ -19,7 +19,7 @@ _PASS_ON = {"allow_interspersed_args": False}
 
 
 class _ExecCommand(click.Command):
-    """Takes options before and after SESSION, up to the first word of ARGV, which with all that follows stays as it is."""
+    """Takes options before and after SESSION, up to the first word of ARGV; from there on all stays as it is."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Move SESSION behind the options, where click looks for it."""

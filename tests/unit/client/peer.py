@@ -107,8 +107,13 @@ class Process:
 
     async def until(self, condition: Callable[[], bool]) -> None:
         while not condition():
-            self.changed.clear()
-            await self.changed.wait()
+            changed = self.changed
+            await changed.wait()
+
+    def change(self) -> None:
+        """Let everybody who waits look again."""
+        self.changed.set()
+        self.changed = asyncio.Event()
 
     async def write(self, data: bytes, stream: StreamName = "stdout") -> None:
         """Output within the client's window, as the daemon sends it."""
@@ -269,6 +274,7 @@ class Talk:
         self.socket = socket
         self.processes: dict[tuple[str, str], Process] = {}
         self.received: list[ClientMessage] = []
+        self.waits: set[asyncio.Task[None]] = set()
         self.authorization = socket.request.headers.get("Authorization") if socket.request else None
 
     async def send(self, message: ServerMessage) -> None:
@@ -296,6 +302,8 @@ class Talk:
         except ConnectionClosed:
             pass
         finally:
+            for wait in self.waits:
+                wait.cancel()
             for process in self.processes.values():
                 if process.task is not None:
                     process.task.cancel()
@@ -333,7 +341,7 @@ class Talk:
             case CommandStart():
                 await self.start(message)
             case CommandList():
-                commands = [p.info() for p in self.processes.values() if p.start.session == message.session]
+                commands = [p.info() for p in peer.processes() if p.start.session == message.session]
                 names = [command.command for command in commands]
                 start = names.index(message.after) + 1 if message.after else 0
                 more = start + peer.page < len(commands)
@@ -380,10 +388,11 @@ class Talk:
     async def run(self, process: Process, program: Program) -> None:
         code = await program(process)
         if process.failure is not None:
+            process.change()
             await self.send(Failed(**process.key, failure=process.failure))
         else:
             process.ending = exit_of(process, code)
-            process.changed.set()
+            process.change()
             if process.following:
                 await self.send(Exited(**process.key, exit=process.ending))
 
@@ -414,11 +423,14 @@ class Talk:
                 process.sizes.append((message.rows, message.columns))
                 await self.send(Ok(re=message.id))
             case CommandWait():
-                await process.until(lambda: process.ending is not None)
-                await self.send(CommandReply(re=message.id, command=process.info()))
+                self.waits.add(asyncio.create_task(self.wait(process, message.id)))
             case CommandFollow():
                 await self.follow(process, message)
-        process.changed.set()
+        process.change()
+
+    async def wait(self, process: Process, number: int) -> None:
+        await process.until(lambda: process.ending is not None or process.failure is not None)
+        await self.send(CommandReply(re=number, command=process.info()))
 
     async def follow(self, process: Process, message: CommandFollow) -> None:
         process.following = message.window > 0
