@@ -23,7 +23,10 @@ BINARIES = HERE / "bin"
 ARCHITECTURES = ("x86_64", "aarch64")
 
 STRICT = ("-std=c11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Wshadow", "-Wconversion", "-Wvla", "-Werror")
-SMALL = ("-static", "-Os", "-s", "-ffunction-sections", "-fdata-sections", "-Wl,--gc-sections", "-fno-sanitize=all")
+SMALL = (
+    *("-static", "-Os", "-s", "-flto", "-ffunction-sections", "-fdata-sections", "-Wl,--gc-sections"),
+    *("-fno-sanitize=all", "-fno-asynchronous-unwind-tables", "-fno-unwind-tables"),
+)
 SANITIZE = ("-O1", "-g", "-fno-omit-frame-pointer", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 
 LONGEST_LIST = 60
