@@ -72,7 +72,7 @@ def seccomp_header(table: dict[str, Any]) -> str:
     lines += ["};", "static const struct argument arguments[] = {"]
     for entry in sorted(arguments, key=lambda entry: str(entry["syscall"])):
         operation = entry["op"]
-        values = [entry["mask"]] if operation == "masked_zero" else entry["values"]
+        values = [entry["mask"]] if operation == "masked_zero" else entry.get("values", [])
         if operation not in {"in", "not_in", "masked_zero"} or not 0 < len(values) <= LONGEST_LIST:
             raise GuestBuildError(f"{SECCOMP.name}: bad condition for {entry['syscall']}: {entry}")
         if not all(0 <= value < 1 << 32 for value in values) or not 0 <= entry["index"] < 6:

@@ -6,6 +6,7 @@ import hashlib
 import os
 import random
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -84,7 +85,7 @@ def test_the_end_waits_for_what_was_written_before_it(guest: Guest) -> None:
 def test_changing_streams_all_the_time_blocks_rather_than_grows(guest: Guest) -> None:
     guest.acknowledging = False
     script = "import os\nfor i in range(8000): os.write(1 + i % 2, b'%04d' % i)"
-    handle = guest.start("/usr/bin/env", "python3", "-c", script)
+    handle = guest.start(sys.executable, "-c", script)
     run = guest.runs[handle]
     while not run.exited:
         guest.receive()
