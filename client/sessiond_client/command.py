@@ -18,6 +18,8 @@ from sessiond_client.stream import CommandStream, failure
 if TYPE_CHECKING:
     from sessiond_client.session import Session
 
+_FIRST_PAUSE = 0.1
+
 
 class Command:
     """One command. Iterate over it for its output; from `Session.start` and `Session.command`.
@@ -91,7 +93,7 @@ class Command:
             for waiter in (asking, watching):
                 waiter.cancel()
         if info.failure is not None:
-            raise failure(info.failure, started=True)
+            raise failure(info.failure)
         if info.exit is None:
             raise ProtocolViolationError(f"the daemon says that command {self.id} has ended, and not how")
         ended.set(exit_status(info.exit))
@@ -140,29 +142,27 @@ class Command:
         await self._stream.connection.request(messages.Ok, model, session=self._session.id, command=self.id, **fields)
 
 
-async def end_after_kill(stream: CommandStream) -> ExitStatus:
-    """Kill the command of `stream` and wait for its end."""
-    deadline = stream.connection.timeout
+async def kill(stream: CommandStream) -> ExitStatus:
+    """Kill the command of `stream`, again and again until its end is reported: it may not have been spawned yet."""
+    session, command = stream.key
+    seconds = stream.connection.timeout
+    pause = _FIRST_PAUSE
     try:
-        async with asyncio.timeout(deadline):
-            await kill(stream)
-            return await stream.ended.wait()
+        async with asyncio.timeout(seconds):
+            while True:
+                await stream.connection.request(
+                    messages.Ok,
+                    messages.CommandSignal,
+                    session=session,
+                    command=command,
+                    signal=int(signals.SIGKILL),
+                    scope="tree",
+                )
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(pause):
+                        return await stream.ended.wait()
+                pause = min(pause * 2, 1.0)
     except TimeoutError as error:
         if isinstance(error, DeadlineError):
             raise
-        raise DeadlineError(f"command {stream.key[1]} was killed, and no end came within {deadline:g} s") from None
-
-
-async def kill(stream: CommandStream) -> None:
-    """Kill the command of `stream` as soon as it has started."""
-    with contextlib.suppress(DeadlineError):
-        await stream.started.wait()
-    session, command = stream.key
-    await stream.connection.request(
-        messages.Ok,
-        messages.CommandSignal,
-        session=session,
-        command=command,
-        signal=int(signals.SIGKILL),
-        scope="tree",
-    )
+        raise DeadlineError(f"command {command} was killed, and no end came within {seconds:g} s") from None

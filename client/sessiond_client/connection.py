@@ -300,6 +300,8 @@ class Connection:
         try:
             if isinstance(message, CommandEvent):
                 follower = self._followers.get((message.session, message.command))
+                if isinstance(message, messages.Exited) and message.re is not None:
+                    self._take_pending(message.re)
                 if follower is not None:
                     follower.on_event(message)
                 elif isinstance(message, messages.Output):
@@ -315,13 +317,18 @@ class Connection:
             self._violated(str(error), 1002)
 
     def _answer(self, number: int, answer: Reply | SessiondError) -> None:
+        on_answer = self._take_pending(number)
+        if on_answer is not None:
+            on_answer(answer)
+
+    def _take_pending(self, number: int) -> OnAnswer | None:
+        """Who waits for the answer to request `number`, from now on nobody."""
         if number not in self._pending:
             raise ProtocolViolationError(f"the daemon answered request {number}, which is not open")
         on_answer, timer = self._pending.pop(number)
         if timer is not None:
             timer.cancel()
-        if on_answer is not None:
-            on_answer(answer)
+        return on_answer
 
     def _expire(self, number: int, seconds: float) -> None:
         on_answer, _ = self._pending[number]

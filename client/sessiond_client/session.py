@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from sessiond_protocol import messages
 from sessiond_protocol.messages import MAX_INPUT, CommandInfo, CommandLimits, SessionInfo
 
-from sessiond_client.command import Command, end_after_kill, kill
+from sessiond_client.command import Command, kill
 from sessiond_client.connection import Connection
 from sessiond_client.errors import (
     CommandFailedError,
@@ -130,7 +131,7 @@ class Session:
         overdue = stream.fail_after(timeout + grace + 2 * connection.timeout) if timeout is not None else None
         try:
             await stream.collected.wait()
-            status = await (end_after_kill(stream) if stream.excess else stream.ended.wait())
+            status = await (kill(stream) if stream.excess else stream.ended.wait())
         except (DeadlineError, asyncio.CancelledError):
             abandon(stream)
             raise
@@ -289,13 +290,17 @@ class Session:
         stream = CommandStream(connection, key, offset=0, window=window, mode=mode)
         if pipe:
             stream.stdin = StdinPipe(connection, key, 0)
+        # Who only wants the result needs no message about the start; who writes to it must know when it can read.
+        at_end = mode == "collect" and not pipe
         connection.follow(key, stream)
         try:
             connection.ask(
                 stream.on_start,
                 messages.CommandStart,
+                deadline=math.inf if at_end else None,
                 session=self.id,
                 command=key[1],
+                answer="exited" if at_end else "started",
                 text=text,
                 argv=argv,
                 input=stdin if rides else b"",
@@ -331,5 +336,6 @@ async def _feed(stream: CommandStream, data: bytes) -> None:
     pipe = stream.stdin
     if pipe is not None:
         with contextlib.suppress(SessiondError):
+            await stream.started.wait()
             await pipe.write(data)
             await pipe.close()

@@ -19,6 +19,7 @@ from sessiond_client.errors import (
     CommandNotStartedError,
     DeadlineError,
     DeniedError,
+    GoneError,
     InvalidRequestError,
     LimitError,
     ProtocolViolationError,
@@ -68,10 +69,22 @@ class CommandStream:
         """Take the answer to the request that starts the command."""
         if isinstance(answer, messages.Started):
             self.started.set(answer.pid)
+        elif isinstance(answer, GoneError):
+            self._fail_unless_lost(answer)
         elif isinstance(answer, SessiondError):
             self.fail(_why_not(answer))
         else:
             self.fail(ProtocolViolationError(f"the daemon answered command.start with {answer.type!r}"))
+
+    def _fail_unless_lost(self, error: GoneError) -> None:
+        """Tell a session that was gone before from a command that went with it: of that `failed` is told, too.
+
+        It comes before the answer to anything that is asked now.
+        """
+        try:
+            self.connection.ask(lambda _: self.fail(error), messages.Ping)
+        except SessiondError:
+            self.fail(error)
 
     def fail_after(self, seconds: float) -> asyncio.TimerHandle:
         """Give up when no end has come after `seconds`."""
@@ -92,7 +105,7 @@ class CommandStream:
         elif isinstance(event, messages.Gap):
             self._take_gap(event)
         else:
-            self.fail(failure(event.failure, started=self.started.done))
+            self.fail(failure(event.failure))
 
     def on_error(self, error: RemoteError) -> None:
         """Take an error about the command that answers no request: something sent without one was refused."""
@@ -222,11 +235,14 @@ class CommandStream:
             self._reader.set_result(None)
 
 
-def failure(cause: messages.Failure, *, started: bool) -> CommandError:
+def failure(cause: messages.Failure) -> CommandError:
     """The error for how a command failed."""
     if cause.code == "denied":
-        return CommandDeniedError(cause.code, cause.message, cause.hint, cause.rule)
-    kind = CommandLostError if started else CommandNotStartedError
+        kind: type[CommandDeniedError | CommandLostError | CommandNotStartedError] = CommandDeniedError
+    elif cause.code == "gone":
+        kind = CommandLostError
+    else:
+        kind = CommandNotStartedError
     return kind(cause.code, cause.message, cause.hint, cause.rule)
 
 

@@ -98,6 +98,7 @@ class Process:
         self.failure: Failure | None = None
         self.cause: str | None = None
         self.following = start.window > 0
+        self.answers = start.id if start.answer == "exited" else None
         self.changed = asyncio.Event()
         self.task: asyncio.Task[None] | None = None
 
@@ -382,19 +383,22 @@ class Talk:
             await self.refuse(message.id, "invalid", f"{name!r} cannot be executed: no such file", "", message.command)
             return
         self.processes[message.session, message.command] = process
-        await self.send(Started(re=message.id, **process.key, pid=42))
+        if message.answer == "started":
+            await self.send(Started(re=message.id, **process.key, pid=42))
         process.task = asyncio.create_task(self.run(process, program))
 
     async def run(self, process: Process, program: Program) -> None:
         code = await program(process)
         if process.failure is not None:
             process.change()
+            if process.answers is not None:
+                await self.refuse(process.answers, "gone", process.failure.message, "", process.start.command)
             await self.send(Failed(**process.key, failure=process.failure))
         else:
             process.ending = exit_of(process, code)
             process.change()
             if process.following:
-                await self.send(Exited(**process.key, exit=process.ending))
+                await self.send(Exited(re=process.answers, **process.key, exit=process.ending))
 
     async def answer_command(self, message: ClientMessage) -> None:
         assert not isinstance(message, Hello | Ping | SessionOpen | SessionList)

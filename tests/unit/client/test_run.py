@@ -16,6 +16,7 @@ from sessiond_client import (
     DeadlineError,
     DeniedError,
     Gap,
+    GoneError,
     NotFoundError,
     OutputLimitError,
     RemoteError,
@@ -121,6 +122,44 @@ async def test_a_lost_command_has_no_exit_code(session: Session, client: Client)
     with pytest.raises(CommandLostError, match="sandbox is lost"):
         await session.run("lose")
     await settle(client)
+
+
+async def test_a_session_that_is_gone_is_no_lost_command(session: Session, peer: Peer, client: Client) -> None:
+    async def gone(talk: Talk, message: ClientMessage) -> bool:
+        assert isinstance(message, CommandStart)
+        await talk.refuse(message.id, "gone", "session s is closed", "open a new one", message.command)
+        return True
+
+    peer.handlers[CommandStart] = gone
+    for attempt in (session.run, session.start):
+        with pytest.raises(GoneError, match="is closed") as caught:
+            await attempt("true")
+        assert not isinstance(caught.value, CommandLostError)
+    await settle(client)
+
+
+async def test_a_kill_is_repeated_until_the_end(session: Session, peer: Peer) -> None:
+    async def deaf_once(process: Process) -> None:
+        await process.killed()
+        process.signals.clear()
+        await process.killed()
+
+    peer.programs["deaf"] = deaf_once
+    task = asyncio.create_task(session.run("deaf"))
+    while not peer.processes():
+        await asyncio.sleep(0.001)
+    task.cancel()
+    await asyncio.wait([task])
+    await settle(session.client)
+    assert len(peer.received(CommandSignal)) == 2
+
+
+async def test_only_who_writes_is_told_of_the_start(session: Session, peer: Peer) -> None:
+    await session.run("cat", stdin=b"x")
+    await session.run("cat", stdin=b"x" * 100_000)
+    await session.start("true")
+    answers = [start.answer for start in peer.received(CommandStart) if isinstance(start, CommandStart)]
+    assert answers == ["exited", "started", "started"]
 
 
 async def test_a_stream_that_ends_early_is_never_an_exit(session: Session) -> None:
@@ -245,7 +284,7 @@ async def test_a_start_that_is_not_answered_has_a_deadline_and_is_killed(session
     peer.handlers[CommandStart] = late
     session.client.connection.timeout = 0.05
     with pytest.raises(DeadlineError):
-        await session.run("sleep")
+        await session.start("sleep")
     async with asyncio.timeout(2):
         while not (peer.processes() and peer.processes()[0].signals):
             await asyncio.sleep(0.01)
