@@ -46,8 +46,9 @@ def require(program: str) -> str:
 
 
 def guest() -> Path:
-    """The guest's binary, built if need be."""
-    return build_guest(platform.machine())
+    """The guest's binary, built if need be; or the one that SESSIOND_TEST_GUEST names (a sanitized one, say)."""
+    named = os.environ.get("SESSIOND_TEST_GUEST")
+    return Path(named) if named else build_guest(platform.machine())
 
 
 def image(docker_host: str, variant: str = "mini") -> str:
@@ -101,6 +102,7 @@ class PrivateDockerd:
         # A daemon that was killed leaves it, and the next one would believe that the first still runs if its pid is in
         # use.
         (self._run / "pid").unlink(missing_ok=True)
+        self._forget_containerd()
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
@@ -108,7 +110,8 @@ class PrivateDockerd:
         wait_until(self._answers, START_SECONDS, lambda: f"dockerd does not answer:\n{self._last_words()}")
 
     def kill(self) -> None:
-        """SIGKILL to the daemon alone: containerd and the containers' shims go on."""
+        """SIGKILL to the daemon alone. The kernel ends its containerd with it (a death signal that dockerd asked for);
+        the containers' shims go on."""
         os.kill(self.pid, signal.SIGKILL)
         assert self._process is not None
         self._process.wait()
@@ -155,6 +158,16 @@ class PrivateDockerd:
                 if path.name.isdigit() and str(self._run).encode() in (path / "cmdline").read_bytes():
                     found.append(int(path.name))
         return found
+
+    def _forget_containerd(self) -> None:
+        """A dockerd that finds its old containerd's pid in use waits for that one, also when it is a zombie."""
+        file = self._run / "exec" / "containerd" / "containerd.pid"
+        if file.exists():
+            process = Path("/proc", file.read_text().strip(), "cmdline")
+            wait_until(
+                lambda: not process.exists() or not process.read_bytes(), STOP_SECONDS, lambda: "containerd lives on"
+            )
+            file.unlink()
 
     def _answers(self) -> bool:
         assert self._process is not None

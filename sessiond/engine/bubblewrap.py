@@ -106,7 +106,7 @@ class BubblewrapEngine(Engine):
         return capabilities(version.removeprefix("bubblewrap "), cgroups=self._parents is not None, root=self._root)
 
     async def close(self) -> None:
-        """Close channels, threads and descriptors."""
+        """Close channels, threads and descriptors; remove the directory when no sandbox is in it."""
         for channel in self._channels.values():
             channel.close()
         self._channels.clear()
@@ -114,6 +114,8 @@ class BubblewrapEngine(Engine):
             known.leave()
         self._jails.clear()
         self._calls.close()
+        if self._base.is_dir() and not any(path.is_dir() for path in self._base.iterdir()):
+            shutil.rmtree(self._base)
 
     async def prepare(self, image: str) -> Mapping[str, str]:
         """There are no images: whatever the profile says, it is this machine's /usr. The environment is its PATH."""

@@ -57,6 +57,7 @@ class DeathWatch:
         self._dead = dead
         self._errors = errors
         self._waiting: dict[str, asyncio.Future[str]] = {}
+        self._told: dict[str, str] = {}
         self._loop = asyncio.get_running_loop()
         self._stopping = threading.Event()
         self._stream: EventStream | None = None
@@ -82,14 +83,28 @@ class DeathWatch:
         """Done when the sandbox has died, with the cause. Shared by all who ask: do not cancel it."""
         future = self._waiting.get(sandbox)
         if future is None:
-            future = self._waiting[sandbox] = self._loop.create_future()
+            future = self._loop.create_future()
+            if sandbox in self._told:
+                future.set_result(self._told[sandbox])
+            else:
+                self._waiting[sandbox] = future
         return future
+
+    def is_dead(self, sandbox: str) -> bool:
+        """Whether its death was told. An engine's list may still call it running: Docker's does for a moment."""
+        return sandbox in self._told
 
     def tell(self, sandbox: str, cause: str) -> None:
         """The sandbox is dead. To be called in the loop's thread."""
+        self._told.setdefault(sandbox, cause)
         future = self._waiting.pop(sandbox, None)
         if future is not None and not future.done():
             future.set_result(cause)
+
+    def forget(self, sandbox: str) -> None:
+        """It is gone for good, and its id free."""
+        self.tell(sandbox, "removed")
+        del self._told[sandbox]
 
     def _run(self) -> None:
         pause = FIRST_RETRY_SECONDS

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any
 import docker
 import requests
 from docker.errors import APIError, DockerException, NotFound
+from docker.transport.unixconn import UnixHTTPAdapter, UnixHTTPConnection, UnixHTTPConnectionPool
 from docker.types.daemon import CancellableStream
 
 from sessiond.engine.deaths import describe
@@ -30,6 +32,10 @@ GONE_SECONDS = 20
 """How long to wait for a removal that another call has begun."""
 
 POLL_SECONDS = 0.05
+
+IDLE_CONNECTIONS = 8
+"""Kept for the next calls: as many as there are threads."""
+
 
 CONFLICT = 409
 
@@ -94,12 +100,56 @@ class Deaths:
             return
 
 
+class _Connection(UnixHTTPConnection):
+    """The SDK's own leaves its socket open when connecting fails: one descriptor an attempt while dockerd is dead."""
+
+    def connect(self) -> None:
+        self.sock = _connected(self.unix_socket, self.timeout)
+
+
+class _Pool(UnixHTTPConnectionPool):
+    def _new_conn(self) -> _Connection:  # type: ignore[override] - urllib3 types the result as a protocol
+        return _Connection(self.base_url, self.socket_path, SOCKET_SECONDS)
+
+
+class _Adapter(UnixHTTPAdapter):
+    """One pool of connections for all URLs. The SDK's own has one for each of the last 25 URLs, and every sandbox has
+    URLs of its own: descriptors for nothing."""
+
+    def __init__(self, url: str, seconds: int) -> None:
+        super().__init__(url.replace("unix://", "http+unix://"), seconds)
+        self._pool = _Pool("http+docker://localhost", self.socket_path, seconds, maxsize=IDLE_CONNECTIONS)
+
+    def get_connection(self, url: str | bytes, proxies: object = None) -> _Pool:
+        return self._pool
+
+    def close(self) -> None:
+        super().close()
+        self._pool.close()
+
+
+def _connected(path: str, seconds: float) -> socket.socket:
+    """A socket that is connected to a unix socket's path, or OSError and nothing left open."""
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        connection.settimeout(seconds)
+        connection.connect(path)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
 class DockerClient:
     """A connection to one Docker engine. Methods may run in several threads at once and raise `ERRORS`."""
 
     def __init__(self, url: str, seconds: int = SOCKET_SECONDS) -> None:
         """Connect, and agree on a version of the API. `seconds` is how long a call waits for the engine's next word."""
-        self._api = docker.APIClient(base_url=url, version="auto", timeout=seconds)
+        _connected(url.removeprefix("unix://"), seconds).close()
+        with docker.APIClient(base_url=url, version="auto", timeout=seconds) as first:
+            version = first.api_version
+        self._api = docker.APIClient(base_url=url, version=version, timeout=seconds)
+        self._api.mount("http+docker://", _Adapter(url, seconds))
 
     def close(self) -> None:
         """Close idle connections."""

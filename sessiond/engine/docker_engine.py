@@ -223,7 +223,7 @@ class DockerEngine(Engine):
             await self._calls.run(f"remove sandbox {sandbox}", REMOVE_SECONDS, self._client.remove, name)
         self._groups.pop(sandbox, None)
         if self._watch is not None:
-            self._watch.tell(sandbox, "removed")
+            self._watch.forget(sandbox)
         self._place(sandbox).erase()
 
     async def list(self) -> list[SandboxStatus]:
@@ -234,6 +234,8 @@ class DockerEngine(Engine):
             labels = container["Labels"]
             sandbox = labels[SANDBOX_LABEL]
             state = STATES.get(container["State"], SandboxState.DEAD)
+            if self._watch is not None and self._watch.is_dead(sandbox):
+                state = SandboxState.DEAD
             if state is SandboxState.RUNNING:
                 with contextlib.suppress(SandboxGoneError):
                     group = await self._group(sandbox)
@@ -266,7 +268,7 @@ class DockerEngine(Engine):
         try:
             state = await self._state(sandbox)
         except SandboxGoneError:
-            self._watch.tell(sandbox, "removed")
+            self._watch.forget(sandbox)
             raise
         if state["Status"] in {"exited", "dead"}:
             self._watch.tell(sandbox, sdk.cause(state))

@@ -1,0 +1,67 @@
+"""What Docker itself offers for running a command, to compare with: `exec` in a sandbox, and a container a command."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import docker
+
+from sessiond.engine.docker import DockerClient
+from sessiond.engine.docker_options import container_name, container_options
+from sessiond.engine.port import EngineError, SandboxSpec
+from sessiond.engine.seccomp import docker_profile
+
+RUN_SECONDS = 60
+"""For one container from its creation to its removal."""
+
+
+class DockerExec:
+    """The Docker SDK's `exec_run` in a container that a daemon made as a sandbox, hence locked like all of them."""
+
+    def __init__(self, url: str, instance: str, sandbox: str) -> None:
+        """Find the container of `sandbox`."""
+        self._client = docker.DockerClient(base_url=url)
+        self._container = self._client.containers.get(container_name(instance, sandbox))
+
+    def run(self, argv: list[str]) -> None:
+        """Run a command. Blocks. Raises EngineError when it fails."""
+        done = self._container.exec_run(argv)
+        if done.exit_code != 0:
+            raise EngineError(f"docker exec of {argv} ended with {done.exit_code}: {done.output!r}")
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._client.close()
+
+
+class ContainerPerCommand:
+    """A new container for every command, locked like a sandbox, and removed afterwards."""
+
+    def __init__(self, url: str, spec: SandboxSpec, mount: Path) -> None:
+        """As the docker engine would make `spec`, but for the guest; `mount` is an empty directory in its place."""
+        options = container_options(spec, instance="compare", mount=mount, seccomp=docker_profile())
+        self._host = {name: value for name, value in options.host.items() if name != "log_config"}
+        self._image = spec.image
+        self._client = DockerClient(url)
+
+    def run(self, argv: list[str]) -> None:
+        """Run a command. Blocks. Raises EngineError when it fails."""
+        code, output = self._client.run_once(self._image, argv, self._host, RUN_SECONDS)
+        if code != 0:
+            raise EngineError(f"docker run of {argv} ended with {code}: {output}")
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._client.close()
+
+
+@contextlib.contextmanager
+def container_per_command(url: str, spec: SandboxSpec) -> Iterator[ContainerPerCommand]:
+    """A ContainerPerCommand with the directory it needs."""
+    with tempfile.TemporaryDirectory(prefix="sessiond-compare-") as directory:
+        runner = ContainerPerCommand(url, spec, Path(directory))
+        with contextlib.closing(runner):
+            yield runner
