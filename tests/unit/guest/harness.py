@@ -106,7 +106,9 @@ class Run:
 class Guest:
     """A running guest, and the one connection it has to the test."""
 
-    def __init__(self, binary: Path, *, first: bool = False, arguments: Iterable[str] = ()) -> None:
+    def __init__(
+        self, binary: Path, *, first: bool = False, arguments: Iterable[str] = (), within: Iterable[str] = ()
+    ) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="guest"))
         self.directory.chmod(0o755)
         self.path = self.directory / "channel.sock"
@@ -115,7 +117,7 @@ class Guest:
         self.path.chmod(0o777)
         self.listener.listen()
         self.listener.settimeout(DEADLINE)
-        command = [str(binary), "init", "--dial", str(self.path), *arguments]
+        command = [*within, str(binary), "init", "--dial", str(self.path), *arguments]
         # The sanitizer's leak check would ptrace the guest, which is undumpable; it allocates nothing anyway.
         environment = {"ASAN_OPTIONS": "detect_leaks=0", "PATH": os.environ["PATH"]}
         self.process = subprocess.Popen(
@@ -254,7 +256,7 @@ class Guest:
     def pid(self) -> int:
         """The guest's own process on this machine, below unshare where that is used."""
         pid = self.process.pid
-        while Path(f"/proc/{pid}/comm").read_text().strip() in ("unshare", "setpriv", "bwrap"):
+        while Path(f"/proc/{pid}/comm").read_text().strip() in ("unshare", "setpriv", "bwrap", "prlimit", "sh"):
             children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
             if not children:
                 break
