@@ -108,7 +108,7 @@ class _Connection(UnixHTTPConnection):
 
 
 class _Pool(UnixHTTPConnectionPool):
-    def _new_conn(self) -> _Connection:  # type: ignore[override] - urllib3 types the result as a protocol
+    def _new_conn(self) -> _Connection:  # type: ignore[override]  # urllib3 gives its own protocol as the type
         return _Connection(self.base_url, self.socket_path, SOCKET_SECONDS)
 
 

@@ -99,8 +99,11 @@ def start_jail(
         pipes.hand_over()
         try:
             pid = _child_pid(pipes.info, monitor, pipes.error)
-            if confine is not None:
-                confine(pid)
+            try:
+                if confine is not None:
+                    confine(pid)
+            except ProcessLookupError:
+                raise EngineError(_words(monitor, pipes.error)) from None
             os.write(pipes.block, b"\n")
             # bwrap closes its end when the jail is complete and the guest about to run, or when it failed.
             _wait(pipes.block, select.POLLERR, "to complete the jail")
@@ -247,6 +250,6 @@ def _wait(descriptor: int, events: int, what: str) -> None:
 
 def _words(monitor: subprocess.Popen[bytes], error: int) -> str:
     """What bwrap said before it ended."""
-    code = monitor.wait()
+    code = monitor.wait(START_SECONDS)
     words = os.read(error, MOST_ERROR_BYTES).decode(errors="replace").strip()
     return f"bubblewrap ended with {code}: {words or 'it said nothing'}"

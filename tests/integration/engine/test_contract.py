@@ -419,7 +419,7 @@ print(json.dumps({
     "keyctl": call(250, 0, 0, 0), "add_key": call(248, 0, 0, 0, 0, 0), "io_uring_setup": call(425, 1, 0),
     "perf_event_open": call(298, 0, 0, 0, 0, 0), "userfaultfd": call(323, 0), "ptrace": call(101, 0, 0, 0, 0),
     "process_vm_readv": call(310, 1, 0, 0, 0, 0, 0), "memfd_create": call(319, 0, 0), "setns": call(308, 0, 0),
-    "clone newuser": call(56, 0x10000000 | 17, 0, 0, 0, 0), "clone3": call(435, 0, 0), "vmsplice": call(278, 0, 0, 0, 0),
+    "clone newuser": call(56, 0x10000000 | 17, 0, 0, 0, 0), "clone3": call(435, 0, 0), "vmsplice": call(278, 0, 0, 0),
     "vsock": call(41, 40, 1, 0), "packet": call(41, 17, 3, 0), "alg": call(41, 38, 5, 0), "sctp": call(41, 2, 1, 132),
     "netfilter": call(41, 16, 3, 12), "tiocsti": call(16, 0, 0x5412, 0), "tiocsti high": call(16, 0, 0x100005412, 0),
     "personality": call(135, 0x400000), "personality norandom": call(135, 0x40000), "modify_ldt": call(154, 0, 0, 0),
