@@ -309,6 +309,8 @@ class Connection:
             elif isinstance(message, messages.SessionEvent):
                 for listener in self._listeners.get(message.session.session, ()):
                     listener.on_session(message)
+                if message.session.state == "closed":
+                    self._listeners.pop(message.session.session, None)
             elif isinstance(message, messages.Error):
                 self._on_error(message)
             else:

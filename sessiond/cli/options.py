@@ -13,13 +13,18 @@ import click
 if TYPE_CHECKING:
     from sessiond_client import Client
 
+    _DurationBase = click.ParamType[float]
+    _PairBase = click.ParamType[tuple[str, str]]
+else:  # click 8.1 has no parameters for it
+    _DurationBase = _PairBase = click.ParamType
+
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
 
 _UNITS = {"": 1, "ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
-class Duration(click.ParamType):
+class Duration(_DurationBase):
     """Seconds, or a number with ms, s, m, h or d."""
 
     name = "duration"
@@ -32,7 +37,7 @@ class Duration(click.ParamType):
         return float(match[1]) * _UNITS[match[2]]
 
 
-class Pair(click.ParamType):
+class Pair(_PairBase):
     """KEY=VALUE; with `from_environment` also KEY alone, for the value that it has here."""
 
     name = "key=value"

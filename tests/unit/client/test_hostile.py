@@ -181,6 +181,25 @@ async def test_fragments_without_end_are_too_large(session: Session, peer: Peer)
         await session.run("fragments")
 
 
+async def test_byte_by_byte_is_the_same_as_at_once(peer: Peer, tmp_path: Path) -> None:
+    async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while byte := await reader.read(1):
+            writer.write(byte)
+            await writer.drain()
+        writer.close()
+
+    async def proxy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        up_reader, up_writer = await asyncio.open_unix_connection(str(peer.path))
+        await asyncio.gather(drip(reader, up_writer), drip(up_reader, writer))
+
+    server = await asyncio.start_unix_server(proxy, str(tmp_path / "proxy"))
+    async with server, connect(f"unix:{tmp_path}/proxy") as client:
+        session = await client.open()
+        result = await session.run("both")
+        assert (result.stdout, result.stderr, result.text) == (b"out1 out2", b"err1 ", "out1 err1 out2")
+        assert (await session.run("cat", stdin=b"x" * 60_000)).stdout == b"x" * 60_000
+
+
 async def behave_badly(frames: list[bytes], then_drop: bool) -> None:
     """Everything that a client can wait for, while the daemon sends `frames` in place of output."""
     with tempfile.TemporaryDirectory() as directory:

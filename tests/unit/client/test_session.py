@@ -137,6 +137,7 @@ async def test_events_up_to_the_final_one(client: Client, session: Session, peer
     await session.close()
     assert [event.session.state async for event in events] == ["closed"]
     assert [event async for event in events] == []
+    assert not session.client.connection._listeners
 
 
 async def test_cancelling_an_event_loses_nothing(session: Session) -> None:
