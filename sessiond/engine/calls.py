@@ -33,12 +33,16 @@ class Calls:
         """
         call = asyncio.get_running_loop().run_in_executor(self._pool, partial(function, *args, **kwargs))
         try:
-            async with asyncio.timeout(seconds):
-                return await call
-        except TimeoutError:
-            if not call.cancelled():
-                raise
-            raise EngineTimeoutError(f"{self._name}: cannot {what}: no answer within {seconds:g} s") from None
+            done, _ = await asyncio.wait({call}, timeout=seconds)
+        except asyncio.CancelledError:
+            call.cancel()
+            raise
+        if not done:
+            # Drops the call if it still waits in the queue. One that runs goes on, and its result is nobody's.
+            call.cancel()
+            raise EngineTimeoutError(f"{self._name}: cannot {what}: no answer within {seconds:g} s")
+        try:
+            return call.result()
         except Exception as error:
             translated = self._translate(what, error)
             if translated is None:
