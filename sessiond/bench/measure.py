@@ -24,6 +24,12 @@ PROGRAMS = ["true", "python3", "head", "cat", "readlink", GUEST]
 """All that the measured profile allows: the policy judges each command as it would an agent's."""
 
 SESSIONS = (1, 8, 32)
+
+PARTS = 5
+"""Each round alternates so often between bare spawns and commands: their ratio is the figure that matters most."""
+
+QUIET_SECONDS = 0.1
+"""After the daemon has settled: dockerd still tidies up after a container that is gone."""
 MIB = 1024**2
 
 PROFILES = {
@@ -133,9 +139,11 @@ class Bench:
         """Each measurement in turn, each on a daemon that has nothing else to do."""
         first = self.sessions[0]
         await self._daemon.settled()
-        samples.floor.append(await bare_spawn(first, plan.floors))
-        for _ in range(plan.commands):
-            samples.command.append(await timed(lambda: first.run(["true"], check=True)))
+        await asyncio.sleep(QUIET_SECONDS)
+        for _ in range(PARTS):
+            samples.floor.append(await bare_spawn(first, plan.floors // PARTS))
+            for _ in range(plan.commands // PARTS):
+                samples.command.append(await timed(lambda: first.run(["true"], check=True)))
         for _ in range(plan.pythons):
             samples.python.append(await timed(lambda: first.run(["python3", "-c", "pass"], check=True)))
         for _ in range(plan.docker_execs if self._rival is not None else 0):
@@ -162,6 +170,7 @@ class Bench:
     async def _open(self, profile: str) -> float:
         """Open a session on a settled daemon. The daemon answers when the sandbox's guest has answered."""
         await self._daemon.settled()
+        await asyncio.sleep(QUIET_SECONDS)
         began = time.perf_counter()
         session = await self._client.open(profile)
         took = (time.perf_counter() - began) * 1000
