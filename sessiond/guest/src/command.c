@@ -13,7 +13,11 @@
 #include "output.h"
 #include "spawn.h"
 
-enum { KILL_PAUSE_FIRST_MS = 5, KILL_PAUSE_MOST_MS = 1000 }; /* between looks at whether a killed tree is gone */
+enum {
+    KILL_PAUSE_FIRST_MS = 5, /* between looks at whether a killed tree is gone */
+    KILL_PAUSE_MOST_MS = 1000,
+    DESCRIPTORS_KEPT = 8, /* that commands leave to the guest, for dialing and for looking into /proc */
+};
 
 static struct command table[COMMANDS_MOST];
 static struct command *oldest, *newest;
@@ -78,6 +82,12 @@ static void close_pipes(int pipes[3][2]) {
             close(pipes[i / 2][i % 2]);
 }
 
+/* Whether this descriptor, the highest that is open, is one of the last that there can be. */
+static bool is_scarce(int fd) {
+    struct rlimit limit;
+    return getrlimit(RLIMIT_NOFILE, &limit) == 0 && (rlim_t)fd + DESCRIPTORS_KEPT >= limit.rlim_cur;
+}
+
 /* Makes the pipes, runs the program, and sets the command up as RUNNING. False with the reason in `spawn`. */
 static bool run(struct command *command, const struct start *start, struct spawn *made) {
     int pipes[3][2] = {{-1, -1}, {-1, -1}, {-1, -1}}; /* stdin, stdout, stderr: reading end, writing end */
@@ -86,6 +96,10 @@ static bool run(struct command *command, const struct start *start, struct spawn
     bool ready = ring_open(&command->ring);
     for (int i = 0; ready && i < 3; i++)
         ready = !wanted[i] || pipe2(pipes[i], O_CLOEXEC) == 0;
+    if (ready && is_scarce(wanted[2] ? pipes[2][1] : pipes[1][1])) {
+        ready = false;
+        errno = EMFILE;
+    }
     if (!ready) {
         made->error = errno;
         close_pipes(pipes);

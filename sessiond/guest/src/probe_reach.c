@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -122,6 +123,13 @@ static bool kill_pid1(double limit) {
     return say(strchr("SRD", state) != NULL, "after STOP and KILL process 1 is in state %c", state);
 }
 
+/* Limits of another process of the same user may be set by anyone: PID 1 without descriptors or CPU time would be at an end. */
+static bool prlimit_pid1(double limit) {
+    (void)limit;
+    struct rlimit old;
+    return refused("prlimit", prlimit(1, RLIMIT_NOFILE, NULL, &old));
+}
+
 static bool host_pids(double limit) {
     (void)limit;
     const char *stat = file_text("/proc/1/stat"), *name_end = strrchr(stat, ')');
@@ -197,6 +205,7 @@ const struct probe reach_probes[] = {
     {"proc1_fd", NULL, proc1_fd},
     {"proc1_mem", NULL, proc1_mem},
     {"kill_pid1", NULL, kill_pid1},
+    {"prlimit_pid1", NULL, prlimit_pid1},
     {"host_pids", NULL, host_pids},
     {"docker_sock", NULL, docker_sock},
     {"proc_sys_write", NULL, proc_sys_write},

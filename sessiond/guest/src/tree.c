@@ -205,13 +205,15 @@ void tree_signal(const struct tree *tree, enum scope scope, int signal) {
 
 bool tree_kill(const struct tree *tree) {
     struct scan scan;
-    size_t members = 1, running = 1;
+    size_t members = 0, running = 1;
     if (scan_open(&scan)) {
         /* A stopped process cannot fork: once a scan finds nobody running the tree cannot grow any more. */
         for (int round = 0; round < ROUNDS && running > 0; round++)
             members = signal_members(&scan, tree, SCOPE_TREE, SIGSTOP, &running);
         if (members > 0)
             signal_members(&scan, tree, SCOPE_TREE, SIGKILL, &running);
+    } else if (tree->leader != 0) {
+        kill(-tree->leader, SIGKILL); /* a sandbox without /proc: its group is all that can be known of a tree */
     }
     scan_close(&scan);
     return members == 0;

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from sessiond_protocol.guest import STAGE_FORK, Signal
+from sessiond_protocol.guest import STAGE_FORK, STAGE_PIPES, Failed, Signal
 
 from .harness import Guest
 
@@ -27,6 +27,25 @@ def test_no_process_left_for_a_command(make_guest: Callable[..., Guest]) -> None
     for handle in sleepers:
         guest.finish(handle)
     assert guest.run("echo", "room again").stdout == b"room again\n"
+
+
+def test_commands_leave_the_guest_descriptors_to_live_on(make_guest: Callable[..., Guest]) -> None:
+    guest = make_guest(within=["prlimit", "--nofile=40:40"])
+    guest.connect()
+    sleepers = []
+    while True:
+        handle = guest.start("sh", "-c", "setsid sleep 1000")
+        guest.wait(lambda run=guest.runs[handle]: bool(run.started or run.failed))  # type: ignore[misc]
+        if guest.runs[handle].failed:
+            break
+        sleepers.append(handle)
+    assert guest.runs[handle].failed == [Failed(handle, errno.EMFILE, STAGE_PIPES)]
+    guest.hang_up()
+    guest.connect()
+    guest.send(*(Signal(handle, signal.SIGKILL, 1) for handle in sleepers))
+    for sleeper in sleepers:
+        assert guest.finish(sleeper).exit.killed
+    guest.wait(lambda: all(guest.runs[sleeper].eof.keys() == {1, 2} for sleeper in sleepers))
 
 
 @pytest.fixture
