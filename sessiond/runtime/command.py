@@ -36,6 +36,7 @@ from sessiond.runtime.follower import Follower, Sink
 
 ACK_BYTES = 256 * 1024
 """Output is acknowledged by this much: a quarter of the guest's ring, so that it never waits for an honest daemon."""
+KILL_TREE = (int(signal.SIGKILL), wire.SCOPE_TREE)
 STREAMS: dict[int, StreamName] = {wire.STDOUT: "stdout", wire.STDERR: "stderr"}
 
 
@@ -97,7 +98,12 @@ class Command:
         self._stdin_sent = 0
         self._stdin_acked = 0
         self._stdin_closed: int | None = None
-        self._killing = False
+        self._signals: dict[tuple[int, int], None] = {}
+        """Signals and their scopes for when the guest can be reached: early ones, and the one that kills."""
+        if request.input:
+            self.write(0, request.input)
+        if not request.stdin:
+            self._stdin_closed = len(request.input)
 
     # --- what the daemon asks ---------------------------------------------------------------------------------------
 
@@ -107,6 +113,10 @@ class Command:
         return self.state in ("starting", "running")
 
     @property
+    def _has_stdin(self) -> bool:
+        return self.request.stdin or bool(self.request.input)
+
+    @property
     def silent(self) -> bool:
         """Whether no more output can come.
 
@@ -114,21 +124,19 @@ class Command:
         """
         return self._open_streams == 0
 
-    def launch(self, channel: Channel, start: wire.Start, stdin: bytes, *, stdin_open: bool) -> None:
-        """Send it to the guest. Again with another handle after `failed` said that the shell is missing."""
+    def launch(self, channel: Channel, start: wire.Start) -> None:
+        """Send it to the guest, with what came for it while it waited.
+
+        Again with another handle after `failed` said that the shell is missing.
+        """
         self._channel, self._handle, self._start = channel, start.command, start
-        self._stdin.clear()
-        self._stdin_sent = self._stdin_acked = 0
-        self._stdin_closed = None
+        self._stdin_acked = 0
         channel.send(start)
-        if stdin:
-            self.write(0, stdin)
-        if not stdin_open and start.stdin:
-            self.close_stdin(len(stdin))
+        self._repeat()
 
     def write(self, offset: int, data: bytes) -> None:
         """Pass standard input on. What was passed on before is ignored; a hole or too much is refused."""
-        if self._start is not None and not self._start.stdin:
+        if not self._has_stdin:
             raise RequestError("invalid", f"command {self.id} was started without standard input")
         if offset > self._stdin_sent:
             raise RequestError("invalid", f"standard input of {self.id} goes on at {self._stdin_sent}, not {offset}")
@@ -154,9 +162,12 @@ class Command:
 
     def signal(self, number: int, *, tree: bool) -> None:
         """Signal the process group or the whole tree; nothing when it has ended, for the signal may cross the end."""
-        if self.running:
-            self._killing = self._killing or (tree and number == signal.SIGKILL)
-            self._send(wire.Signal(self._handle, number, wire.SCOPE_TREE if tree else wire.SCOPE_GROUP))
+        if not self.running:
+            return
+        scope = wire.SCOPE_TREE if tree else wire.SCOPE_GROUP
+        if self._channel is None or (number, scope) == KILL_TREE:
+            self._signals[number, scope] = None
+        self._send(wire.Signal(self._handle, number, scope))
 
     def resize(self, rows: int, columns: int) -> None:
         """New size of its terminal."""
@@ -237,6 +248,7 @@ class Command:
             return
         self._move("started")
         self.pid = frame.pid
+        self._signals = {kill: None for kill in self._signals if kill == KILL_TREE}
         self.started = time.time()
         starters, self.starters = self.starters, []
         for starter in starters:
@@ -322,14 +334,17 @@ class Command:
                 return
             self._send(self._start)
         self._send(wire.OutputAck(self._handle, self._acked))
-        for offset, data in self._stdin:
-            self._send(wire.Stdin(self._handle, offset, data))
-        if self._stdin_closed is not None:
-            self._send(wire.StdinClose(self._handle, self._stdin_closed))
-        if self._killing:
-            self._send(wire.Signal(self._handle, signal.SIGKILL, wire.SCOPE_TREE))
+        self._repeat()
 
     # --- inside -----------------------------------------------------------------------------------------------------
+
+    def _repeat(self) -> None:
+        for offset, data in self._stdin:
+            self._send(wire.Stdin(self._handle, offset, data))
+        if self._stdin_closed is not None and self._has_stdin:
+            self._send(wire.StdinClose(self._handle, self._stdin_closed))
+        for number, scope in self._signals:
+            self._send(wire.Signal(self._handle, number, scope))
 
     def _send(self, frame: wire.DaemonFrame, *, soon: bool = True) -> None:
         if self._channel is not None:

@@ -44,7 +44,7 @@ class GuestLink:
         self._mentioned: set[int] = set()
         self._pings: dict[int, asyncio.Future[None]] = {}
         self._tokens = count(1)
-        self._handles = count(1)
+        self._last_handle = 0
         self._boot: bytes | None = None
         self._ring = MOST_RING_BYTES
         self._ready = asyncio.Event()
@@ -82,7 +82,8 @@ class GuestLink:
 
     def new_handle(self) -> int:
         """A handle that this sandbox has never seen."""
-        return next(self._handles)
+        self._last_handle += 1
+        return self._last_handle
 
     def register(self, handle: int, command: Command) -> None:
         """Let the command hear what the guest reports of the handle."""
@@ -151,6 +152,8 @@ class GuestLink:
                 self._forget_if_over(frame.command, command)
             case wire.StdinAck() if command is not None:
                 command.on_stdin_ack(frame)
+            case wire.StdinAck() if frame.command <= self._last_handle:
+                pass  # it crossed the command's end
             case wire.Failed() if command is not None:
                 self._mentioned.add(frame.command)
                 self.unregister(frame.command)

@@ -340,7 +340,7 @@ class Session:
         if frame.argv[0] == b"bash" and request.text is not None and self.rules.try_sh:
             command.substitute = lambda again: self._launch(again, request, self._with_sh(frame), slot)
         self._link.register(frame.command, command)
-        command.launch(self._link, frame, request.input, stdin_open=request.stdin)
+        command.launch(self._link, frame)
 
     def _with_sh(self, frame: wire.Start) -> wire.Start:
         return replace(frame, command=self._link.new_handle(), argv=(b"sh", *frame.argv[1:]))
