@@ -80,6 +80,7 @@ class BubblewrapEngine(Engine):
         top = ROOTS_DIRECTORY if self._root else directory / "bubblewrap"
         self._base = top / self._instance
         self._uids = HostUids(ROOTS_DIRECTORY / ".uids", first_uid, uids) if self._root else None
+        self._first_uid = first_uid
         self._guest = guest
         self._calls = Calls(self.name, THREADS, lambda _what, _error: None)
         self._jails: dict[str, Jail] = {}
@@ -350,7 +351,7 @@ class BubblewrapEngine(Engine):
 
     def _try(self) -> None:
         """Make a jail that ends at once. Blocks."""
-        uid = FIRST_UID if self._root else None
+        uid = self._first_uid if self._root else None
         command = [
             self._around.bwrap,
             "--unshare-all",

@@ -113,7 +113,10 @@ class Channel:
         """
         started = start_time(pid) if pid > 0 else None
         if started is None:
-            raise EngineError(f"sandbox {self._sandbox}: its PID 1 (host pid {pid}) is not there; it died at its start")
+            raise EngineError(
+                f"sandbox {self._sandbox}: its PID 1 (pid {pid}) is not there; it died at its start,"
+                " or the engine counts processes in another pid namespace than this daemon"
+            )
         guest = self._guest = _Guest(pid, started)
         held, self._held = self._held, {}
         for connection, timer in held.items():

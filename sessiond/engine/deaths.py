@@ -115,6 +115,9 @@ class DeathWatch:
             except self._errors as error:
                 if not self._stopping.is_set():
                     log.warning("the engine's events are lost, asking again in %g s: %s", pause, error)
+            except Exception:
+                # Unexpected, but without this thread no death would ever be told again.
+                log.exception("the engine's events could not be followed, asking again in %g s", pause)
             self._stopping.wait(pause)
             pause = min(2 * pause, LAST_RETRY_SECONDS)
 

@@ -95,8 +95,8 @@ class Deaths:
         """End `deaths`."""
         try:
             self._stream.close()
-        except OSError:
-            # The other end was faster: shutdown() of a socket that is not connected any more.
+        except (OSError, AttributeError):
+            # The other end was faster: the socket is not connected any more, or the SDK's response has none any more.
             return
 
 

@@ -49,7 +49,8 @@ REMOVE_SECONDS = 30.0
 """Deadlines of the calls. Create and start take 0.2 s here, seconds on a loaded machine."""
 
 PULL_SECONDS = 600.0
-"""For an image of a gigabyte over a slow line. Where no registry answers, the attempt fails at once or within 15 s."""
+"""For an image of a gigabyte over a slow line. Where no registry answers, the name look-up fails at once, or the SDK
+gives up after `docker.SOCKET_SECONDS` without a word."""
 
 THREADS = 8
 """Calls at once. Creation saturates at 2 to 4; the others are short."""
@@ -115,7 +116,7 @@ class DockerEngine(Engine):
             lambda since: client.events(instance, since), lambda: client.dead(instance), sdk.ERRORS
         )
         self._watch.start()
-        return capabilities(info)
+        return capabilities(info, self._runtime or info["DefaultRuntime"])
 
     async def close(self) -> None:
         """Close channels, threads and connections."""
@@ -319,8 +320,8 @@ class DockerEngine(Engine):
         return self._images[image]
 
 
-def capabilities(info: Mapping[str, Any]) -> Capabilities:
-    """What an engine with these properties (GET /info) promises."""
+def capabilities(info: Mapping[str, Any], runtime: str) -> Capabilities:
+    """What an engine with these properties (GET /info) promises with a runtime of its."""
     limits = {"workspace_bytes", "tmp_bytes"}
     weaknesses = []
     for field, supported in (
@@ -342,7 +343,7 @@ def capabilities(info: Mapping[str, Any]) -> Capabilities:
         weaknesses.append("Sandboxes die when dockerd restarts; its live-restore option would keep them.")
     return Capabilities(
         engine="docker",
-        version=f"{info['ServerVersion']}, cgroup v{info['CgroupVersion']}, {info['DefaultRuntime']}",
+        version=f"{info['ServerVersion']}, cgroup v{info['CgroupVersion']}, {runtime}",
         root="image",
         limits=frozenset(limits),
         process_limits=frozenset({"open_files", "file_bytes"}),

@@ -469,6 +469,35 @@ async def test_ordinary_programs_work(ground: Ground):
     assert (await guest.run("python", "-c", "print(1)")).output == "1\n"
 
 
+PROBE_LIMITS = {
+    "pids_limit": "32",
+    "memory_limit": "64",
+    "nofile_limit": "64",
+    "file_size_limit": "1",
+    "cpu_limit": "0.5",
+    "tmp_size": "2",
+    "workspace_size": "8",
+    "shm_size": "2",
+}
+
+
+async def test_every_lock_and_limit_that_the_guest_can_try_holds(ground: Ground):
+    """The guest's own probes, which `sessiond doctor` uses too: each tries what must not work."""
+    guest = await ground.sandbox(limits=SMALL)
+    listed = await guest.run("/run/sessiond/guest", "probe", "list")
+    failed = {}
+    for line in listed.output.splitlines():
+        name, _, unit = line.partition(" ")
+        limit = [PROBE_LIMITS[name]] if unit else []
+        if unit == "bytes":
+            limit = [str(MIB)]
+        outcome = await guest.run("/run/sessiond/guest", "probe", name, *limit)
+        if (outcome.code, outcome.signal) != (0, 0):
+            failed[line] = outcome
+    assert len(listed.output.splitlines()) > 30
+    assert failed == {}
+
+
 async def test_two_sandboxes_share_nothing(ground: Ground):
     first = await ground.sandbox("s-1")
     second = await ground.sandbox("s-2")

@@ -109,6 +109,16 @@ async def test_stream_that_ends_without_an_error_is_opened_again(watch: DeathWat
     assert await asyncio.wait_for(future, 5) == "x"
 
 
+async def test_surprise_does_not_end_the_watch(watch: DeathWatch, engine: FakeEngine, caplog: pytest.LogCaptureFixture):
+    engine.streams[0].events.put(KeyError("surprise"))
+    while len(engine.streams) < 2:
+        await asyncio.sleep(0.001)
+    future = watch.future("a")
+    engine.streams[1].events.put(("a", "x"))
+    assert await asyncio.wait_for(future, 5) == "x"
+    assert "surprise" in caplog.text
+
+
 async def test_stopping_cancels_who_waits(engine: FakeEngine):
     watch = DeathWatch(engine.connect, engine.dead, (OSError,))
     watch.start()

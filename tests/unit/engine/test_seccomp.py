@@ -142,6 +142,8 @@ def test_docker_profile_has_at_most_one_condition_an_argument(profile: dict):
         (("mknodat", -100, 0, 0o020666), False),
         (("mknodat", -100, 0, 0o060666), False),
         (("mknodat", -100, 0, 0o140666), True),
+        (("prlimit64", 0), True),
+        (("prlimit64", 1), False),
         (("ptrace", 0), False),
         (("clone3", 0), False),
     ],
