@@ -10,8 +10,9 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from sessiond.engine.bubblewrap import ROOTS_DIRECTORY
 from sessiond.engine.bubblewrap_options import Descriptors, Surroundings, etc_files, host_root, jail_arguments
-from sessiond.engine.directory import GUEST
+from sessiond.engine.directory import GUEST, make_base
 from sessiond.engine.docker_exec import DockerExec, container_per_command
 from sessiond.engine.hostuid import FIRST_UID
 from sessiond.engine.port import EngineUnavailableError, SandboxSpec
@@ -48,7 +49,10 @@ def jail_per_command(spec: SandboxSpec) -> Iterator[Run]:
     bwrap, prlimit = shutil.which("bwrap"), shutil.which("prlimit")
     if bwrap is None or prlimit is None:
         raise EngineUnavailableError("bwrap and prlimit are needed to compare with")
-    with tempfile.TemporaryDirectory(prefix="sessiond-compare-") as directory:
+    root = os.geteuid() == 0
+    if root:
+        make_base(ROOTS_DIRECTORY)
+    with tempfile.TemporaryDirectory(prefix="compare-", dir=ROOTS_DIRECTORY if root else None) as directory:
         base = Path(directory)
         base.chmod(0o755)
         mount = base / "mount"
@@ -58,7 +62,7 @@ def jail_per_command(spec: SandboxSpec) -> Iterator[Run]:
             (base / f"etc-{name}").write_text(text)
 
         around = Surroundings(bwrap, prlimit, host_root(), base)
-        uid = FIRST_UID if os.geteuid() == 0 else None
+        uid = FIRST_UID if root else None
 
         def run() -> None:
             # Nobody reads what bwrap says of the jail, and the end of /dev/null lets it go on at once.
