@@ -81,6 +81,8 @@ class ClientConnection:
         self._opens: set[asyncio.Task[None]] = set()
         self._waits: dict[int, Callable[[Command], None]] = {}
         self._waited: dict[int, Command] = {}
+        # A client acknowledges when half of its window is used. More than is kept would never come, and both would wait.
+        self._window = min((WINDOW_BYTES, *(profile.rules.output_bytes for profile in manager.profiles.values())))
         self._handlers: dict[type[Any], Callable[[Any], None]] = {
             SessionOpen: self._session_open,
             SessionAttach: self._session_attach,
@@ -191,7 +193,7 @@ class ClientConnection:
                     control_bytes=limits.CONTROL_BYTES,
                     depth=limits.DEPTH,
                     elements=limits.ELEMENTS,
-                    window_bytes=WINDOW_BYTES,
+                    window_bytes=self._window,
                     commands=max((p.rules.commands for p in self._manager.profiles.values()), default=0),
                 ),
             )
@@ -249,8 +251,8 @@ class ClientConnection:
     def _command_start(self, message: CommandStart) -> None:
         session = self._manager.get(message.session)
         session.check_writer(self)
-        if message.window > WINDOW_BYTES:
-            message = message.model_copy(update={"window": WINDOW_BYTES})
+        if message.window > self._window:
+            message = message.model_copy(update={"window": self._window})
         follower = session.start(message, self)
         if follower is not None:
             self._followers[message.session, message.command] = follower
@@ -267,7 +269,7 @@ class ClientConnection:
         if message.offset > command.spool.end:
             raise RequestError("invalid", f"command {command.id} has {command.spool.end} bytes of output so far")
         self.send(CommandReply(re=message.id, command=command.info()))
-        follower = self._followers[key] = command.follow(self, message.offset, min(message.window, WINDOW_BYTES))
+        follower = self._followers[key] = command.follow(self, message.offset, min(message.window, self._window))
         follower.pump()
 
     def _command_stdin(self, message: CommandStdin) -> None:
@@ -310,7 +312,7 @@ class ClientConnection:
     def _ack(self, message: Ack) -> None:
         follower = self._followers.get((message.session, message.command))
         if follower is not None:  # an acknowledgement may cross the end
-            follower.ack(message.offset, min(message.window, WINDOW_BYTES))
+            follower.ack(message.offset, min(message.window, self._window))
             follower.pump()
             follower.command.acknowledge()
 
