@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 
 import structlog
 
@@ -38,8 +38,8 @@ class Sandbox:
         Raises EngineError or LinkError.
         """
         try:
-            await self.engine.create(self.spec, self.link.connection)
-            await self.engine.start(self.id)
+            await _to_its_end(self.engine.create(self.spec, self.link.connection))
+            await _to_its_end(self.engine.start(self.id))
             self._watch = asyncio.create_task(self._watch_death(), name=f"watch {self.id}")
             await self.link.ready(READY_SECONDS)
             await self.link.ping(PING_SECONDS)
@@ -89,3 +89,18 @@ class Sandbox:
         calls, self._on_death = self._on_death, []
         for call in calls:
             call(cause)
+
+
+async def _to_its_end(call: Coroutine[None, None, None]) -> None:
+    """Await an engine's call; when cancelled, only after it has ended.
+
+    The call would go on in its thread all the same, and make what was removed by then. Its own deadline bounds it.
+    """
+    task = asyncio.ensure_future(call)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task})
+        if not task.cancelled():
+            task.exception()
+        raise
