@@ -2,27 +2,39 @@
 
 from __future__ import annotations
 
-import signal
+import asyncio
+import functools
+import inspect
+import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import pytest
 from sessiond_client import Client, connect
 
+from tests import engines
 from tests.bystander import Bystander
 from tests.daemon import DEADLINE, TROUBLE, DaemonProcess, EngineUnderTest, eventually
 
 ENGINES = ("docker", "bubblewrap")
 
+DOCKER_HOST = "SESSIOND_TEST_DOCKER_HOST"
+"""Variable with the address of a Docker engine to use instead of starting one: saves seconds while writing tests."""
+
 
 @pytest.fixture(scope="session")
-def docker_engine() -> Iterator[EngineUnderTest]:
-    """A Docker engine of our own, with an image that has Python and git."""
-    import os
+def dockerd() -> Iterator[engines.PrivateDockerd]:
+    """A Docker daemon of our own, for all tests that do not harm it."""
+    with engines.private_dockerd() as dockerd:
+        yield dockerd
 
-    yield EngineUnderTest("docker", os.environ.get("T_DOCKER", "unix:///tmp/engdock/docker.sock"), "test/mini:1")
+
+@pytest.fixture(scope="session")
+def docker_engine(request: pytest.FixtureRequest) -> EngineUnderTest:
+    """That daemon, or the one that SESSIOND_TEST_DOCKER_HOST names, with the image that the project builds."""
+    url = os.environ.get(DOCKER_HOST) or request.getfixturevalue("dockerd").url
+    return EngineUnderTest("docker", url, engines.image(url))
 
 
 @pytest.fixture(scope="session")
@@ -120,19 +132,20 @@ def stop_clean(daemon: DaemonProcess) -> None:
     assert TROUBLE.search(daemon.log) is None, daemon.log[-8000:]
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """A test of a daemon that hangs is ended."""
-    if not {"engine", "daemon"} & set(getattr(item, "fixturenames", ())):
-        return (yield)
+    for item in items:
+        if isinstance(item, pytest.Function) and {"engine", "daemon"} & set(item.fixturenames):
+            item.obj = _with_deadline(item.obj)
 
-    def expired(number: int, frame: FrameType | None) -> None:
-        raise TimeoutError(f"{item.nodeid} took more than {DEADLINE:g} s")
 
-    before = signal.signal(signal.SIGALRM, expired)
-    signal.setitimer(signal.ITIMER_REAL, DEADLINE)
-    try:
-        return (yield)
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+def _with_deadline(test: Callable[..., Any]) -> Callable[..., Any]:
+    if not inspect.iscoroutinefunction(test):
+        return test
+
+    @functools.wraps(test)
+    async def limited(*arguments: Any, **named: Any) -> None:
+        async with asyncio.timeout(DEADLINE):
+            await test(*arguments, **named)
+
+    return limited

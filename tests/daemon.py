@@ -20,7 +20,7 @@ from typing import Any
 
 import docker
 
-DEADLINE = 60.0
+DEADLINE = 30.0
 """Ends a test that hangs. Nothing is measured by it, and nothing takes nearly as long."""
 
 PAUSE = 0.02
@@ -29,7 +29,9 @@ PAUSE = 0.02
 COMMAND = (str(Path(sys.executable).with_name("sessiond")), "serve")
 """As a user starts it."""
 
-TROUBLE = re.compile(r"Traceback|was never retrieved|was never awaited|request failed|pool task failed|Exception in callback")
+TROUBLE = re.compile(
+    r"Traceback|was never retrieved|was never awaited|request failed|pool task failed|Exception in callback"
+)
 """What a healthy daemon never logs, whatever is done to it."""
 
 PROFILES: dict[str, Any] = {
@@ -124,7 +126,9 @@ class DaemonProcess:
         assert self.process is None
         self.directory.mkdir(parents=True, exist_ok=True)
         self.config.write_text(self._toml())
-        environment = {name: value for name, value in os.environ.items() if not name.startswith(("SESSIOND_", "DOCKER_"))}
+        environment = {
+            name: value for name, value in os.environ.items() if not name.startswith(("SESSIOND_", "DOCKER_"))
+        }
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
                 [*COMMAND, "--config", str(self.config)],
@@ -255,6 +259,15 @@ class DaemonProcess:
         claimed = sum(pool["claimed"] for pool in pools.values())
         return quiet and status["sessions"] == claimed == sessions and len(self.sandboxes()) == held
 
+    def memory(self) -> int:
+        """Bytes of its own that are in memory."""
+        text = Path(f"/proc/{self.pid}/status").read_text()
+        return int(text.split("RssAnon:")[1].split()[0]) * 1024
+
+    def descriptors(self) -> int:
+        """How many it has open."""
+        return len(list(Path(f"/proc/{self.pid}/fd").iterdir()))
+
     # --- what is seen of its sandboxes from outside
 
     @property
@@ -276,6 +289,14 @@ class DaemonProcess:
         line = (self.jails / sandbox / "bwrap.json").read_text().splitlines()[0]
         return int(json.loads(line)["child-pid"])
 
+    def docker_kill(self, sandbox: str) -> None:
+        """`docker kill` of its container."""
+        self._containers({"sessiond.sandbox": sandbox}, lambda container: container.kill())
+
+    def docker_pause(self, sandbox: str) -> None:
+        """`docker pause` of its container."""
+        self._containers({"sessiond.sandbox": sandbox}, lambda container: container.pause())
+
     def processes(self) -> list[tuple[int, str]]:
         """Processes of its sandboxes: PID 1s and what is in their pid namespaces, monitors and shims."""
         marks = [self.instance] if self.engine.name == "bubblewrap" else [c.id for c in self._containers()]
@@ -289,19 +310,29 @@ class DaemonProcess:
         if self.engine.name == "docker":
             left += [f"directory {path}" for path in (self.state / "sandboxes" / "docker").iterdir() if path.is_dir()]
         else:
-            left += [f"directory {path}" for path in self.jails.iterdir() if path.is_dir()]
-            left += [f"cgroup {path}" for path in Path("/sys/fs/cgroup").glob(f"**/{self.instance}.*")]
+            left += [f"directory {path}" for path in self.jails.glob("*/")]
+            left += [
+                f"cgroup {path}/{name}"
+                for path, names, _ in os.walk("/sys/fs/cgroup")
+                for name in names
+                if name.startswith(f"{self.instance}.")
+            ]
         return left
 
-    def _containers(self, labels: Mapping[str, str] | None = None) -> list[Any]:
+    def _containers(
+        self, labels: Mapping[str, str] | None = None, use: Callable[[Any], object] = lambda _: None
+    ) -> list[Any]:
         wanted = {"sessiond.instance": self.instance, **(labels or {})}
         client = docker.DockerClient(self.engine.docker_host)
         try:
-            return client.containers.list(
+            found = client.containers.list(
                 all=True, filters={"label": [f"{key}={value}" for key, value in wanted.items()]}, ignore_removed=True
             )
+            for container in found:
+                use(container)
         finally:
             client.close()
+        return found
 
 
 class _UnixHTTPConnection(http.client.HTTPConnection):
@@ -313,6 +344,16 @@ class _UnixHTTPConnection(http.client.HTTPConnection):
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.settimeout(DEADLINE)
         self.sock.connect(str(self._path))
+
+
+def python(code: str, *arguments: str) -> list[str]:
+    """A command that runs some Python in a sandbox."""
+    return ["python3", "-I", "-S", "-c", code, *arguments]
+
+
+def running(mark: str) -> list[int]:
+    """Processes out here, in sandboxes or not, with `mark` in their command lines."""
+    return [pid for pid, line in command_lines() if mark in line]
 
 
 def command_lines() -> list[tuple[int, str]]:
