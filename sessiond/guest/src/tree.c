@@ -6,7 +6,6 @@
 
 #include <fcntl.h>
 #include <signal.h>
-#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,11 +18,15 @@ enum {
     ROUNDS = 16,       /* scans in one go: a stop takes effect within microseconds, unless the process waits for a device */
 };
 
+enum mark {
+    OURS = 1,   /* descends from the guest */
+    MEMBER = 2, /* of the tree that is looked for */
+    STOPPED = 4,
+};
+
 struct process {
     pid_t pid, parent, group, session;
-    bool ours;   /* descends from the guest */
-    bool member; /* of the tree that is looked for */
-    bool stopped;
+    unsigned marks; /* enum mark, or-ed */
 };
 
 struct scan {
@@ -57,7 +60,7 @@ static bool read_process(int proc, pid_t pid, struct process *process) {
         return false;
     char state = at[2];
     at += 3;
-    *process = (struct process){.pid = pid, .stopped = state == 'T' || state == 't'};
+    *process = (struct process){.pid = pid, .marks = state == 'T' || state == 't' ? STOPPED : 0};
     process->parent = (pid_t)strtol(at, &at, 10);
     process->group = (pid_t)strtol(at, &at, 10);
     process->session = (pid_t)strtol(at, &at, 10);
@@ -86,26 +89,30 @@ static bool carries_mark(int proc, pid_t pid, const char *mark, size_t length) {
     return found;
 }
 
-/* Marks every process whose parent is marked, until no more come in. Children mostly follow their parents: few passes. */
-static void spread(const struct scan *scan, size_t flag) {
+static const struct process *find_process(const struct scan *scan, pid_t pid) {
+    size_t low = 0, high = scan->count;
+    while (low < high) {
+        size_t middle = (low + high) / 2;
+        if (scan->processes[middle].pid == pid)
+            return &scan->processes[middle];
+        if (scan->processes[middle].pid < pid)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return NULL;
+}
+
+/* Gives the mark to every process whose parent has it, until no more get it. Children mostly follow their parents: few passes. */
+static void spread(const struct scan *scan, enum mark mark) {
     for (bool grew = true; grew;) {
         grew = false;
         for (size_t i = 0; i < scan->count; i++) {
             struct process *process = &scan->processes[i];
-            bool *marked = (bool *)((char *)process + flag);
-            size_t low = 0, high = scan->count;
-            while (!*marked && low < high) {
-                size_t middle = (low + high) / 2;
-                const struct process *other = &scan->processes[middle];
-                if (other->pid == process->parent) {
-                    *marked = *(const bool *)((const char *)other + flag);
-                    grew |= *marked;
-                    break;
-                }
-                if (other->pid < process->parent)
-                    low = middle + 1;
-                else
-                    high = middle;
+            const struct process *parent = process->marks & mark ? NULL : find_process(scan, process->parent);
+            if (parent != NULL && parent->marks & mark) {
+                process->marks |= mark;
+                grew = true;
             }
         }
     }
@@ -127,7 +134,7 @@ static void list_processes(struct scan *scan) {
             const struct entry *entry = (const void *)(entries + at);
             at += entry->length;
             pid_t pid = atoi(entry->name);
-            /* procfs lists processes in ascending order, which `spread` relies on */
+            /* procfs lists processes in ascending order, which find_process relies on */
             if (pid > 0 && scan->count < PROCESSES && read_process(scan->proc, pid, &scan->processes[scan->count]))
                 scan->count++;
         }
@@ -141,26 +148,26 @@ static void find_members(struct scan *scan, const struct tree *tree, enum scope 
     list_processes(scan);
     pid_t guest = getpid();
     for (size_t i = 0; i < scan->count; i++)
-        scan->processes[i].ours = scan->processes[i].parent == guest;
-    spread(scan, offsetof(struct process, ours));
+        if (scan->processes[i].parent == guest)
+            scan->processes[i].marks |= OURS;
+    spread(scan, OURS);
 
     for (size_t i = 0; i < scan->count; i++) {
         struct process *process = &scan->processes[i];
         bool in_group = tree->leader != 0 && process->group == tree->leader;
         bool in_session = tree->leader != 0 && process->session == tree->leader;
-        process->member = process->ours && (tree->command == 0 || in_group || (in_session && scope == SCOPE_TREE));
+        if (process->marks & OURS && (tree->command == 0 || in_group || (in_session && scope == SCOPE_TREE)))
+            process->marks |= MEMBER;
     }
     if (scope == SCOPE_GROUP)
         return;
-    spread(scan, offsetof(struct process, member));
-    for (size_t i = 0; i < scan->count && tree->command != 0; i++) {
+    spread(scan, MEMBER);
+    for (size_t i = 0; i < scan->count; i++) {
         struct process *process = &scan->processes[i];
-        if (process->ours && !process->member)
-            process->member = carries_mark(scan->proc, process->pid, mark, length);
+        if (process->marks & OURS && !(process->marks & MEMBER) && carries_mark(scan->proc, process->pid, mark, length))
+            process->marks |= MEMBER;
     }
-    spread(scan, offsetof(struct process, member));
-    for (size_t i = 0; i < scan->count; i++)
-        scan->processes[i].member &= scan->processes[i].ours;
+    spread(scan, MEMBER); /* children of members descend from the guest, too */
 }
 
 /* Sends each member of the tree the signal. Returns how many there were, and in *running how many of them were not stopped. */
@@ -170,11 +177,11 @@ static size_t signal_members(struct scan *scan, const struct tree *tree, enum sc
     find_members(scan, tree, scope);
     for (size_t i = 0; i < scan->count; i++) {
         const struct process *process = &scan->processes[i];
-        if (!process->member)
+        if (!(process->marks & MEMBER))
             continue;
         members++;
-        *running += !process->stopped;
-        if (!process->stopped || signal != SIGSTOP)
+        *running += !(process->marks & STOPPED);
+        if (!(process->marks & STOPPED) || signal != SIGSTOP)
             kill(process->pid, signal);
     }
     return members;

@@ -14,7 +14,17 @@ from .harness import Guest
 WITH_FILTER = {
     *("identity", "no_new_privs", "seccomp", "setuid_gain", "mount", "unshare", "setns", "ptrace_pid1", "bpf"),
     *("keyctl", "io_uring", "perf_event_open", "userfaultfd", "memfd_exec", "kernel_module", "raw_socket", "vsock"),
-    *("tiocsti", "mknod", "proc1_fd", "proc1_mem", "kill_pid1", "host_pids", "proc_sys_write", "cgroup_write"),
+    *(
+        "tiocsti",
+        "mknod",
+        "proc1_fd",
+        "proc1_mem",
+        "kill_pid1",
+        "prlimit_pid1",
+        "host_pids",
+        "proc_sys_write",
+        "cgroup_write",
+    ),
 }
 """What a pid namespace, an ordinary user and the filter are enough for; the rest takes a whole sandbox."""
 
