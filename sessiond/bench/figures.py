@@ -68,12 +68,6 @@ class Promise:
             return False
         return value <= self.bound if self.relation == "<=" else value >= self.bound
 
-    def better(self, one: float | None, other: float | None) -> float | None:
-        """The better of two values."""
-        if one is None or other is None:
-            return other if one is None else one
-        return min(one, other) if self.relation == "<=" else max(one, other)
-
 
 PROMISES = (
     Promise("exec_over_floor", "<=", 2.0),

@@ -138,8 +138,7 @@ class Bench:
     async def round(self, plan: Plan, samples: Samples) -> None:
         """Each measurement in turn, each on a daemon that has nothing else to do."""
         first = self.sessions[0]
-        await self._daemon.settled()
-        await asyncio.sleep(QUIET_SECONDS)
+        await self._quiet()
         for _ in range(PARTS):
             samples.floor.append(await bare_spawn(first, plan.floors // PARTS))
             for _ in range(plan.commands // PARTS):
@@ -152,8 +151,9 @@ class Bench:
             samples.open.append(await self._open("warm"))
         for _ in range(plan.colds):
             samples.cold.append(await self._open("cold"))
-        samples.stdout.append(await stdout_rate(first, plan.output_bytes))
+        samples.stdout.append(await self._stdout(plan.output_bytes))
         if plan.load_seconds > 0:
+            await self._quiet()
             for count in SESSIONS:
                 began = time.perf_counter()
                 took = await busy(self.sessions[:count], plan.load_seconds)
@@ -167,10 +167,19 @@ class Bench:
         self._rival.run(["true"])
         return (time.perf_counter() - began) * 1000
 
-    async def _open(self, profile: str) -> float:
-        """Open a session on a settled daemon. The daemon answers when the sandbox's guest has answered."""
+    async def _stdout(self, count: int) -> float:
+        """In a session of its own: what the daemon keeps of the output goes with it, and does not count as memory."""
+        async with await self._client.open("warm") as session:
+            await self._quiet()
+            return await stdout_rate(session, count)
+
+    async def _quiet(self) -> None:
         await self._daemon.settled()
         await asyncio.sleep(QUIET_SECONDS)
+
+    async def _open(self, profile: str) -> float:
+        """Open a session on a settled daemon. The daemon answers when the sandbox's guest has answered."""
+        await self._quiet()
         began = time.perf_counter()
         session = await self._client.open(profile)
         took = (time.perf_counter() - began) * 1000

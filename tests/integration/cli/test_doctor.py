@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, cast
 
 import pytest
+from sessiond_client import Result, Session
 
+from sessiond.doctor.examine import probe
+from sessiond.engine.port import Capabilities, Limits
 from tests.engines import require
 from tests.integration.cli.conftest import CommandLine, parsed
 from tests.integration.cli.weakened import weakened_bwrap, weakening_proxy
@@ -105,3 +108,46 @@ def test_an_engine_that_does_not_answer_is_one_plain_message(command_line: Comma
     assert done.returncode == 1
     assert "cannot connect to unix:///nowhere/docker.sock" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [b"", b"nonsense", b"[]", b"{}", b'{"held":true}', b'{"held":"yes","detail":""}', b'{"held":false,"detail":""}'],
+)
+async def test_a_probe_without_a_clear_answer_has_not_held(answer: bytes) -> None:
+    check = await probe(cast("Session", Answering(0, answer)), "mount", Limits(), NOTHING)
+    assert not check.held
+    assert not check.good
+
+
+async def test_a_probe_that_fails_has_not_held_whatever_it_says() -> None:
+    session = cast("Session", Answering(1, b'{"held": true, "detail": ""}'))
+    assert not (await probe(session, "mount", Limits(), NOTHING)).held
+
+
+async def test_what_the_engine_does_not_promise_is_tried_and_does_not_count() -> None:
+    session = cast("Session", Answering(1, b'{"held": false, "detail": "no end"}'))
+    check = await probe(session, "memory_limit", Limits(), NOTHING)
+    assert (check.held, check.promised, check.good) == (False, False, True)
+
+
+NOTHING = Capabilities(
+    engine="none",
+    version="0",
+    root="host",
+    limits=frozenset(),
+    process_limits=frozenset(),
+    seccomp=False,
+    pause=False,
+    survives_daemon=False,
+)
+
+
+class Answering:
+    """A session whose every command ends with the same exit code and output."""
+
+    def __init__(self, code: int, out: bytes) -> None:
+        self._result = Result(code, None, "exit", 0.0, 0.0, 0.0, 0, len(out), out, b"", out)
+
+    async def run(self, *_: object, **__: object) -> Result:
+        return self._result
