@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import shutil
 import signal
-import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -18,9 +18,9 @@ from sessiond.engine.bubblewrap_options import (
     Surroundings,
     capabilities,
     etc_files,
-    host_root,
     jail_arguments,
 )
+from sessiond.engine.bubblewrap_try import TRY_SECONDS, bwrap_version, look_around, try_jail
 from sessiond.engine.calls import Calls
 from sessiond.engine.channel import Channel
 from sessiond.engine.deaths import describe
@@ -33,7 +33,6 @@ from sessiond.engine.port import (
     Engine,
     EngineError,
     EngineTimeoutError,
-    EngineUnavailableError,
     Limits,
     SandboxGoneError,
     SandboxSpec,
@@ -42,19 +41,18 @@ from sessiond.engine.port import (
     SandboxStatus,
 )
 
+log = logging.getLogger(__name__)
+
 ROOTS_DIRECTORY = Path("/run/sessiond")
 """Where root's jails have their directories: a jail's host user must be able to reach its own, and a state directory
 may lie in a home that is closed to others. Like the jails it is gone after a reboot."""
-
-TRY_SECONDS = 10.0
-"""For the jail that `open` makes to see whether jails can be made here."""
 
 KILL_SECONDS = 10.0
 """From SIGKILL to the end of the last process in the jail; the kernel frees their memory meanwhile."""
 
 PAUSE_SECONDS = 2.0
 POLL_SECONDS = 0.001
-"""Stopping by signals: a process in an uninterruptible sleep stops only after it."""
+"""Stopping by signals. It takes effect when a process next leaves the kernel."""
 
 CALL_SECONDS = 15.0
 """Above jail.START_SECONDS, which says more precisely what took too long."""
@@ -91,11 +89,10 @@ class BubblewrapEngine(Engine):
     async def open(self) -> Capabilities:
         """Find bwrap, and make a jail to see whether it can. Raises EngineUnavailableError."""
         reap()
-        self._around_ = Surroundings(
-            _program("bwrap", "bubblewrap"), _program("prlimit", "util-linux"), host_root(), self._base
-        )
-        version = await self._calls.run("ask bwrap for its version", TRY_SECONDS, self._version)
-        await self._calls.run("try a jail", TRY_SECONDS, self._try)
+        self._around_ = await self._calls.run("look around", TRY_SECONDS, look_around, self._base)
+        version = await self._calls.run("ask for bwrap's version", TRY_SECONDS, bwrap_version, self._around)
+        uid = self._first_uid if self._root else None
+        await self._calls.run("try a jail", TRY_SECONDS, try_jail, self._around, uid)
         if self._root:
             make_base(ROOTS_DIRECTORY)
         make_base(self._base)
@@ -104,7 +101,8 @@ class BubblewrapEngine(Engine):
             (self._base / f"etc-{name}").chmod(0o644)
         self._guest = copy_guest(self._guest, self._base)
         self._parents = cgroup.own_parent("sessiond")
-        return capabilities(version.removeprefix("bubblewrap "), cgroups=self._parents is not None, root=self._root)
+        held = await self._try_cgroup()
+        return capabilities(version, held=held, root=self._root)
 
     async def close(self) -> None:
         """Close channels, threads and descriptors; remove the directory when no sandbox is in it."""
@@ -159,7 +157,7 @@ class BubblewrapEngine(Engine):
                 raise EngineError(f"bubblewrap: sandbox {sandbox} was started before")
             started = await self._calls.run(f"start sandbox {sandbox}", CALL_SECONDS, self._start, known)
             known.monitor = started.monitor
-            known.watch(os.pidfd_open(started.pid))
+            known.watch(started.pidfd)
             if sandbox in self._channels:
                 self._channels[sandbox].expect(started.pid)
 
@@ -344,44 +342,19 @@ class BubblewrapEngine(Engine):
         if shutil.which("python", path=PATH) is None:
             (tools / "python").symlink_to("/usr/bin/python3")
 
-    def _version(self) -> str:
-        command = [self._around.bwrap, "--version"]
-        done = subprocess.run(command, capture_output=True, timeout=TRY_SECONDS, check=True, text=True)  # noqa: S603
-        return done.stdout.strip()
-
-    def _try(self) -> None:
-        """Make a jail that ends at once. Blocks."""
-        uid = self._first_uid if self._root else None
-        command = [
-            self._around.bwrap,
-            "--unshare-all",
-            "--as-pid-1",
-            "--uid",
-            "1000",
-            "--gid",
-            "1000",
-            *self._around.root,
-        ]
-        done = subprocess.run(  # noqa: S603 - our own command line, no shell
-            [*command, self._around.prlimit, "--version"],
-            capture_output=True,
-            timeout=TRY_SECONDS,
-            check=False,
-            user=uid,
-            group=uid,
-            extra_groups=None if uid is None else (),
-        )
-        if done.returncode != 0:
-            words = done.stderr.decode(errors="replace").strip()
-            raise EngineUnavailableError(
-                f"bubblewrap: no jail can be made here: {words}. User namespaces may be switched off (sysctl"
-                " user.max_user_namespaces, kernel.unprivileged_userns_clone,"
-                " kernel.apparmor_restrict_unprivileged_userns)"
-            )
-
-
-def _program(name: str, package: str) -> str:
-    found = shutil.which(name)
-    if found is None:
-        raise EngineUnavailableError(f"bubblewrap: there is no {name} on PATH; install the package {package}")
-    return found
+    async def _try_cgroup(self) -> frozenset[str]:
+        """Make a cgroup with limits; the names of those that hold. When that fails, no cgroups are used."""
+        group = self._group("_try")
+        if group is None:
+            return frozenset()
+        try:
+            group.create()
+            held = group.limit(Limits())
+        except OSError as error:
+            log.warning("cgroups cannot be used: %s", error)
+            held = frozenset()
+        await group.remove()
+        if not {"memory_bytes", "pids"} <= held:
+            self._parents = None
+            return frozenset()
+        return held

@@ -146,23 +146,25 @@ def jail_arguments(
     return arguments
 
 
-def capabilities(version: str, *, cgroups: bool, root: bool) -> Capabilities:
-    """What jails promise, with cgroups and without."""
+def capabilities(version: str, *, held: frozenset[str], root: bool) -> Capabilities:
+    """What jails promise. `held` are the `Limits` fields that cgroups hold here; without them rlimits have to do."""
     weaknesses = ["Sandboxes see and can read this machine's /usr."]
     if not root:
         weaknesses.append("All jails and the daemon have the same host user: a hole in one jail opens all.")
-    if not cgroups:
+    if not held:
         weaknesses.append(
             "No cgroups may be made here: memory is limited process by process only, processor time not at all, and a"
             " paused sandbox is one whose processes got SIGSTOP."
         )
-    whole = {"workspace_bytes", "tmp_bytes", "pids"}
+    elif "cpus" not in held:
+        weaknesses.append("Processor time cannot be limited: the cpu controller is not delegated.")
+    process_limits = {"open_files", "file_bytes"}
     return Capabilities(
         engine="bubblewrap",
         version=version,
         root="host",
-        limits=frozenset(whole | {"memory_bytes", "cpus"} if cgroups else whole),
-        process_limits=frozenset({"open_files", "file_bytes"} | (set() if cgroups else {"memory_bytes"})),
+        limits=held | {"workspace_bytes", "tmp_bytes", "pids"},
+        process_limits=frozenset(process_limits if held else process_limits | {"memory_bytes"}),
         seccomp=True,
         pause=True,
         survives_daemon=True,

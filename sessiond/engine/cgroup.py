@@ -271,7 +271,9 @@ def own_parent(name: str) -> dict[str, Path] | None:
             parent.mkdir(exist_ok=True)
         if machine.v2:
             for directory in (parents[UNIFIED].parent, parents[UNIFIED]):
-                _write(directory / "cgroup.subtree_control", "+memory +pids +cpu")
+                available = set(_read(directory / "cgroup.controllers").split())
+                wanted = [name for name in ("memory", "pids", "cpu") if name in available]
+                _write(directory / "cgroup.subtree_control", " ".join(f"+{name}" for name in wanted))
     except OSError:
         return None
     return parents

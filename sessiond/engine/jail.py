@@ -36,6 +36,8 @@ class Started:
     """The outer bwrap process, our child: it waits for the jail's PID 1 and ends with its exit code."""
     pid: int
     """The jail's PID 1, as this process sees it."""
+    pidfd: int
+    """The same as a descriptor, the caller's to close."""
 
 
 class _Pipes:
@@ -100,6 +102,8 @@ def start_jail(
         try:
             pid = _child_pid(pipes.info, monitor, pipes.error)
             try:
+                pidfd = os.pidfd_open(pid)
+                stack.callback(lambda: os.close(pidfd))
                 if confine is not None:
                     confine(pid)
             except ProcessLookupError:
@@ -107,7 +111,7 @@ def start_jail(
             os.write(pipes.block, b"\n")
             # bwrap closes its end when the jail is complete and the guest about to run, or when it failed.
             _wait(pipes.block, select.POLLERR, "to complete the jail")
-            if monitor.poll() is not None:
+            if dead(pidfd):
                 raise EngineError(_words(monitor, pipes.error))
         except BaseException:
             # The jail does not end with its monitor, and a closed block pipe lets it run.
@@ -115,7 +119,7 @@ def start_jail(
                 _signal(process, signal.SIGKILL)
             monitor.wait()
             raise
-        return Started(monitor, pid)
+        return Started(monitor, pid, os.dup(pidfd))
 
 
 def find(place: SandboxDirectory) -> int | None:
@@ -199,8 +203,12 @@ def stopped(pid: int) -> bool:
 
 
 def running(pid: int) -> bool:
-    """Whether any process of the tree still runs: signals take effect a moment after they were sent."""
-    return any(_state(process) not in {"T", "Z", "X", ""} for process in tree(pid))
+    """Whether any process of the tree still runs: signals take effect a moment after they were sent.
+
+    One in an uninterruptible sleep (D) stops before it returns from the kernel. It may sleep until a stopped process
+    wakes it: the parent of a vfork does.
+    """
+    return any(_state(process) not in {"T", "D", "Z", "X", ""} for process in tree(pid))
 
 
 def _state(pid: int) -> str:

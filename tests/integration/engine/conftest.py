@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -13,13 +13,6 @@ from sessiond.engine.docker_engine import DockerEngine
 from sessiond.engine.port import Engine
 from tests import engines
 from tests.integration.engine.ground import Ground
-
-
-@pytest.fixture(scope="session")
-def dockerd() -> Iterator[engines.PrivateDockerd]:
-    """A Docker daemon for all tests that leave it as they found it."""
-    with engines.private_dockerd() as daemon:
-        yield daemon
 
 
 @pytest.fixture(scope="session")

@@ -179,6 +179,7 @@ async def test_start_that_dies_in_the_middle_leaves_a_jail_that_is_found(jails: 
     await engine.remove("s-1")
     assert not Path(f"/proc/{started.pid}/root").exists()
     started.monitor.wait()
+    os.close(started.pidfd)
 
 
 async def test_missing_bwrap_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -96,8 +96,11 @@ def test_host_root_follows_the_machine(tmp_path: Path):
 
 
 def test_promises_without_cgroups_are_smaller_and_said():
-    whole = capabilities("0.8", cgroups=True, root=True)
-    lesser = capabilities("0.8", cgroups=False, root=False)
+    whole = capabilities("0.8", held=frozenset({"memory_bytes", "pids", "cpus"}), root=True)
+    lesser = capabilities("0.8", held=frozenset(), root=False)
+    partly = capabilities("0.8", held=frozenset({"memory_bytes", "pids"}), root=True)
+    assert "cpus" not in partly.limits
+    assert any("Processor time" in sentence for sentence in partly.weaknesses)
     assert {"memory_bytes", "cpus"} <= whole.limits
     assert not {"memory_bytes", "cpus"} & lesser.limits
     assert "memory_bytes" in lesser.process_limits
