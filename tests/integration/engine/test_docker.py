@@ -210,3 +210,23 @@ async def test_image_volume_is_not_a_hole(shared_ground: Ground, dockerd: engine
     outcome = await guest.run("sh", "-c", "head -c 3M /dev/zero >/data/x; grep ' /data ' /proc/mounts")
     assert "No space left" in outcome.output
     assert outcome.output.splitlines()[-1].startswith("tmpfs /data tmpfs rw,nosuid,nodev,noexec")
+
+
+async def test_without_access_to_cgroups_docker_does_it(shared_ground: Ground, monkeypatch: pytest.MonkeyPatch):
+    """As for an ordinary user of the group docker: pause, use and tighter limits go through the engine."""
+    monkeypatch.setattr(docker_engine.cgroup, "of_process", lambda _pid: None)
+    engine = await shared_ground.open()
+    guest = await shared_ground.sandbox()
+    await engine.pause("s-1")
+    assert [status.state for status in await engine.list()] == [SandboxState.PAUSED]
+    await engine.resume("s-1")
+    assert [status.state for status in await engine.list()] == [SandboxState.RUNNING]
+    stats = await engine.stats("s-1")
+    assert stats.memory_bytes is not None and stats.memory_bytes > 0
+    assert stats.cpu_seconds is not None and stats.cpu_seconds > 0
+    assert stats.pids == 1
+    await engine.tighten("s-1", docker_engine.Limits(memory_bytes=64 << 20, cpus=0.5, pids=16))
+    assert (await guest.run("python3", "-c", "x = bytearray(100 << 20)")).signal == 9
+    await engine.pause("s-1")
+    await engine.remove("s-1")
+    assert await engine.list() == []
