@@ -28,6 +28,10 @@ MOST_RING_BYTES = 1024 * 1024
 """The ring that docs/guest.md promises; a guest that claims more is faulty."""
 
 
+Report = wire.Output | wire.OutputEof | wire.Started | wire.Exited | wire.Failed | wire.StdinAck
+"""What a guest says of one command."""
+
+
 class LinkError(SessiondError):
     """The guest did not answer in time, or cannot answer any more."""
 
@@ -89,17 +93,14 @@ class GuestLink:
         """Let the command hear what the guest reports of the handle."""
         self._commands[handle] = command
 
-    def unregister(self, handle: int) -> None:
-        """The guest has been told to forget the handle; nothing more is expected of it."""
-        self._commands.pop(handle, None)
-
     def send(self, frame: wire.DaemonFrame, *, soon: bool = True) -> None:
         """Queue a frame; one that is not needed soon may wait `LAZY_SECONDS` for another to travel with.
 
-        While the guest is away it is dropped: resynchronisation repeats what commands owe it.
+        While the guest is away it is dropped, and until it has told all it knows so is what asks it to do something:
+        resynchronisation repeats what commands owe it.
         """
         connection = self._connection
-        if connection is not None and self._ready.is_set():
+        if connection is not None and (self._ready.is_set() or isinstance(frame, wire.OutputAck | wire.Forget)):
             connection.write(frame, soon=soon)
 
     def close(self) -> None:
@@ -133,32 +134,15 @@ class GuestLink:
         """A frame of the present connection; those of a replaced one are dropped."""
         if connection is not self._connection:
             return
-        command = self._commands.get(frame.command)
         match frame:
-            case wire.Output():
-                if command is None:
-                    raise GuestFault(f"output of command {frame.command}, which was never started")
-                self._mentioned.add(frame.command)
-                command.on_output(frame, self._ring)
-            case wire.Started() if command is not None:
-                self._mentioned.add(frame.command)
-                command.on_started(frame)
-            case wire.Exited() if command is not None:
-                self._mentioned.add(frame.command)
-                command.on_exited(frame)
-                self._forget_if_over(frame.command, command)
-            case wire.OutputEof() if command is not None:
-                command.on_eof(frame)
-                self._forget_if_over(frame.command, command)
-            case wire.StdinAck() if command is not None:
-                command.on_stdin_ack(frame)
-            case wire.StdinAck() if frame.command <= self._last_handle:
-                pass  # it crossed the command's end
-            case wire.Failed() if command is not None:
-                self._mentioned.add(frame.command)
-                self.unregister(frame.command)
-                self.send(wire.Forget(frame.command))
-                command.on_failed(frame)
+            case wire.Output() | wire.OutputEof() | wire.Started() | wire.Exited() | wire.Failed() | wire.StdinAck():
+                command = self._commands.get(frame.command)
+                if command is not None:
+                    self._report(command, frame)
+                elif frame.command <= self._last_handle:
+                    self._forget_again(frame)
+                else:
+                    raise GuestFault(f"report of command {frame.command}, which was never started")
             case wire.Pong():
                 answer = self._pings.get(frame.token)
                 if answer is not None and not answer.done():
@@ -169,10 +153,38 @@ class GuestLink:
                 pass
             case wire.GuestError():
                 raise GuestFault(f"guest refused what it was sent: {frame.text}")
-            case wire.Started() | wire.Exited() | wire.Failed() | wire.OutputEof() | wire.StdinAck():
-                raise GuestFault(f"report of command {frame.command}, which was never started")
             case _:
                 raise GuestFault(f"{type(frame).__name__} is not for a guest to send")
+
+    def _report(self, command: Command, frame: Report) -> None:
+        match frame:
+            case wire.Output():
+                self._mentioned.add(frame.command)
+                command.on_output(frame, self._ring)
+            case wire.OutputEof():
+                command.on_eof(frame)
+            case wire.Started():
+                self._mentioned.add(frame.command)
+                command.on_started(frame)
+            case wire.Exited():
+                self._mentioned.add(frame.command)
+                command.on_exited(frame)
+            case wire.Failed():
+                self._mentioned.add(frame.command)
+                del self._commands[frame.command]
+                self.send(wire.Forget(frame.command))
+                command.on_failed(frame)
+            case wire.StdinAck():
+                command.on_stdin_ack(frame)
+        if command.silent and not command.running:
+            self._commands.pop(frame.command, None)
+
+    def _forget_again(self, frame: Report) -> None:
+        """A command that is over here, but whose guest was away when it was told so."""
+        if isinstance(frame, wire.Output):
+            self.send(wire.OutputAck(frame.command, frame.offset + len(frame.data)), soon=False)
+        elif isinstance(frame, wire.Exited | wire.Failed):
+            self.send(wire.Forget(frame.command), soon=False)
 
     def lost(self, connection: _Connection) -> None:
         """A connection ended; the guest redials."""
@@ -185,10 +197,6 @@ class GuestLink:
         if not self._faulty:
             self.close()
             self._on_fault(reason)
-
-    def _forget_if_over(self, handle: int, command: Command) -> None:
-        if command.silent and not command.running:
-            self.unregister(handle)
 
     def _synchronised(self) -> None:
         self._ready.set()

@@ -36,7 +36,9 @@ def test_every_browser_origin_is_403_even_with_the_token(origin, door):
     assert status(door, {**GOOD, "origin": origin}) == HTTPStatus.FORBIDDEN
 
 
-@pytest.mark.parametrize("host", ["evil.test", "evil.test:8080", "localhost.evil.test", "", "127.0.0.1.nip.io", "localhost, evil"])
+@pytest.mark.parametrize(
+    "host", ["evil.test", "evil.test:8080", "localhost.evil.test", "", "127.0.0.1.nip.io", "localhost, evil"]
+)
 def test_a_rebound_host_name_is_403(host):
     assert status(TCP, {**GOOD, "host": host}) == HTTPStatus.FORBIDDEN
 
