@@ -52,6 +52,8 @@ def working_directory(cwd: str) -> str:
 
 def resource_limits(session: SessionLimits, command: CommandLimits) -> tuple[tuple[int, int], ...]:
     """The rlimits of a command's processes: the lower of what the session and the command ask for."""
+    if not (session.model_fields_set or command.model_fields_set):
+        return ()
     asked = (
         (RLIMIT_CPU, None, command.cpu_seconds),
         (RLIMIT_FSIZE, session.file_bytes, command.file_bytes),
