@@ -71,7 +71,7 @@ class GuestLink:
             raise LinkError(f"the guest of sandbox {self.sandbox} did not dial within {seconds:g} s") from None
 
     async def ping(self, seconds: float) -> None:
-        """One round trip to the guest. Raises LinkError after `seconds`."""
+        """One round trip to the guest, once it is there. Raises LinkError after `seconds`."""
         token = next(self._tokens)
         answer = self._pings[token] = asyncio.get_running_loop().create_future()
         try:
@@ -203,6 +203,8 @@ class GuestLink:
         for handle, command in tuple(self._commands.items()):
             command.resynchronise(known=handle in self._mentioned)
         self._mentioned.clear()
+        for token in self._pings:
+            self.send(wire.Ping(token))
 
 
 class _Connection(asyncio.Protocol):

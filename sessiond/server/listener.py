@@ -165,6 +165,7 @@ async def listen(
         lambda: Doorkeeper(door, pending, config=config, server_state=state, app_state={}),
         sock=bound,
         ssl=tls if path is None else None,
+        ssl_handshake_timeout=settings.open_timeout if tls is not None and path is None else None,
     )
     return Listener(door, server, path)
 

@@ -108,6 +108,18 @@ async def test_a_ping_is_answered_or_it_is_an_error(setting):
         await setting.link.ping(0.05)
 
 
+async def test_a_ping_while_the_guest_redials_is_answered_after_it(setting):
+    """A healthy sandbox used to be given up when its guest happened to be redialing."""
+    guest = await setting.greet()
+    guest.close()
+    await guest.closed()
+    ping = asyncio.create_task(setting.link.ping(DEADLINE))
+    await asyncio.sleep(0)
+    guest = await setting.greet()
+    guest.say(wire.Pong((await guest.hear(wire.Ping)).token))
+    await ping
+
+
 async def test_an_end_reported_while_the_guest_was_redialing_is_forgotten_and_no_fault(setting):
     """The FORGET used to be lost during the replay, and the next replay then was taken for a lie."""
     guest = await setting.greet()
