@@ -1,4 +1,4 @@
-"""The client: a connection to one daemon, and the sessions that it opens or attaches to."""
+"""The client: a way to one daemon, and the sessions that it opens or attaches to."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from sessiond_protocol import messages
 from sessiond_protocol.messages import SessionInfo, SessionLimits
 
 from sessiond_client.address import Address, find_address, find_token
-from sessiond_client.connection import Connection, expect
+from sessiond_client.connection import Connection
 from sessiond_client.errors import UsageError
+from sessiond_client.link import Link
+from sessiond_client.roles import expect
 from sessiond_client.session import Session
 
 if TYPE_CHECKING:
@@ -19,12 +21,15 @@ if TYPE_CHECKING:
 
 
 class Client:
-    """A connection to one daemon, from `connect`. Any number of tasks of one event loop may use it at once."""
+    """A client of one daemon, from `connect`. Any number of tasks of one event loop may use it at once.
 
-    def __init__(self, address: Address, connection: Connection) -> None:
+    When its connection is lost it connects again, and everything goes on where it was.
+    """
+
+    def __init__(self, address: Address, link: Link) -> None:
         self._address = address
-        self.connection = connection
-        """The connection underneath; its interface may change with any version."""
+        self.link = link
+        """The way to the daemon underneath; its interface may change with any version."""
 
     @property
     def url(self) -> str:
@@ -34,17 +39,22 @@ class Client:
     @property
     def server(self) -> str:
         """Name and version of the daemon."""
-        return self.connection.welcome.server
+        return self.link.welcome.server
 
     @property
     def profiles(self) -> list[str]:
         """Names of the profiles that may be opened."""
-        return list(self.connection.welcome.profiles)
+        return list(self.link.welcome.profiles)
 
     @property
     def capabilities(self) -> list[str]:
         """What the daemon can do beyond the core of the protocol."""
-        return list(self.connection.welcome.capabilities)
+        return list(self.link.welcome.capabilities)
+
+    @property
+    def reconnects(self) -> int:
+        """How often its connection was lost and came back."""
+        return self.link.reconnects
 
     async def __aenter__(self) -> Client:
         """The client itself."""
@@ -58,12 +68,12 @@ class Client:
 
     async def close(self) -> None:
         """Close the connection. Sessions that are open stay open."""
-        await self.connection.close()
+        await self.link.close()
 
-    async def ready(self) -> Connection:
-        """The connection, once it takes what is to be sent."""
-        await self.connection.drain()
-        return self.connection
+    async def ready(self) -> Link:
+        """The way to the daemon, once it takes what is to be sent."""
+        await self.link.drain()
+        return self.link
 
     async def open(
         self,
@@ -81,9 +91,9 @@ class Client:
 
         Cancelling closes a session that was opened in the meantime, unless you chose its `session_id`.
         """
-        connection = await self.ready()
+        link = await self.ready()
         chosen = session_id or secrets.token_hex(8)
-        opening = connection.submit(
+        opening = link.submit(
             messages.SessionOpen,
             profile=profile,
             session=chosen,
@@ -97,31 +107,31 @@ class Client:
         if session_id is not None:
             reply = await opening
         else:
-            reply = await connection.answer_or_undo(
+            reply = await link.answer_or_undo(
                 opening,
-                lambda: connection.request(messages.SessionReply, messages.SessionClose, session=chosen),
+                lambda: link.request(messages.SessionReply, messages.SessionClose, session=chosen),
             )
         return Session(self, expect(messages.SessionReply, reply).session)
 
     async def attach(self, session_id: str, *, mode: Literal["writer", "reader"] = "writer") -> Session:
         """Attach to a session that is open. As a writer, take it over from any earlier one."""
-        connection = await self.ready()
-        reply = await connection.request(messages.SessionReply, messages.SessionAttach, session=session_id, mode=mode)
+        link = await self.ready()
+        reply = await link.request(messages.SessionReply, messages.SessionAttach, session=session_id, mode=mode)
         return Session(self, reply.session, attached=True)
 
     async def session(self, session_id: str) -> Session:
         """A session that is open, without attaching to it: for commands, and not for events."""
-        connection = await self.ready()
-        reply = await connection.request(messages.SessionReply, messages.SessionInfoRequest, session=session_id)
+        link = await self.ready()
+        reply = await link.request(messages.SessionReply, messages.SessionInfoRequest, session=session_id)
         return Session(self, reply.session)
 
     async def sessions(self, *, labels: Mapping[str, str] | None = None) -> list[SessionInfo]:
         """Your sessions, oldest first; only those that carry all of `labels`."""
-        connection = await self.ready()
+        link = await self.ready()
         found: list[SessionInfo] = []
         more = True
         while more:
-            page = await connection.request(
+            page = await link.request(
                 messages.SessionsReply,
                 messages.SessionList,
                 labels=dict(labels or {}),
@@ -133,24 +143,33 @@ class Client:
 
     async def close_session(self, session_id: str) -> SessionInfo:
         """End a session: everything in it is killed and its sandbox erased."""
-        connection = await self.ready()
-        reply = await connection.request(messages.SessionReply, messages.SessionClose, session=session_id)
+        link = await self.ready()
+        reply = await link.request(messages.SessionReply, messages.SessionClose, session=session_id)
         return reply.session
 
     async def ping(self) -> None:
         """Wait for the daemon to answer, and for nothing else."""
-        connection = await self.ready()
-        await connection.request(messages.Pong, messages.Ping)
+        link = await self.ready()
+        await link.request(messages.Pong, messages.Ping)
 
 
 class Connecting:
     """What `connect` gives: await it for a client, or use it with `async with`."""
 
-    def __init__(self, address: Address, token: str | None, connect_timeout: float, request_timeout: float) -> None:
+    def __init__(
+        self,
+        address: Address,
+        token: str | None,
+        *,
+        connect_timeout: float,
+        request_timeout: float,
+        reconnect_timeout: float,
+    ) -> None:
         self._address = address
         self._token = token
         self._connect_timeout = connect_timeout
         self._request_timeout = request_timeout
+        self._reconnect_timeout = reconnect_timeout
         self._client: Client | None = None
 
     def __await__(self) -> Generator[None, None, Client]:
@@ -170,13 +189,18 @@ class Connecting:
             await self._client.close()
 
     async def _open(self) -> Client:
-        connection = await Connection.open(
-            self._address,
-            self._token,
-            connect_timeout=self._connect_timeout,
+        link = Link(
+            await self._dial(self._request_timeout),
+            lambda: self._dial(min(self._connect_timeout, self._request_timeout)),
             request_timeout=self._request_timeout,
+            reconnect_timeout=self._reconnect_timeout,
         )
-        return Client(self._address, connection)
+        return Client(self._address, link)
+
+    async def _dial(self, request_timeout: float) -> Connection:
+        return await Connection.open(
+            self._address, self._token, connect_timeout=self._connect_timeout, request_timeout=request_timeout
+        )
 
 
 def connect(
@@ -186,13 +210,23 @@ def connect(
     token_file: str | None = None,
     connect_timeout: float = 10.0,
     request_timeout: float = 60.0,
+    reconnect_timeout: float = 60.0,
 ) -> Connecting:
     """Connect to a daemon: `async with connect() as client:`.
 
     `url` is `unix:/path/to/sessiond.sock`, `ws://host:port` or `wss://host:port`; without it SESSIOND_URL counts, and
     without that the default socket. The token comes from the arguments, SESSIOND_TOKEN or the file that
     SESSIOND_TOKEN_FILE names, which only its owner may read. Each request has `request_timeout` seconds.
+    A connection that is lost has `reconnect_timeout` seconds to come back; with 0 it never does.
     """
     if connect_timeout <= 0 or request_timeout <= 0:
         raise UsageError("timeouts must be positive")
-    return Connecting(find_address(url), find_token(token, token_file), connect_timeout, request_timeout)
+    if reconnect_timeout < 0:
+        raise UsageError("reconnect_timeout is negative")
+    return Connecting(
+        find_address(url),
+        find_token(token, token_file),
+        connect_timeout=connect_timeout,
+        request_timeout=request_timeout,
+        reconnect_timeout=reconnect_timeout,
+    )

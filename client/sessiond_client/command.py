@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from sessiond_protocol import messages
 
-from sessiond_client.connection import expect
 from sessiond_client.errors import DeadlineError, ProtocolViolationError, UsageError
 from sessiond_client.results import ExitStatus, Gap, Output, exit_status
+from sessiond_client.roles import expect
 from sessiond_client.stream import CommandStream, failure
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class Command:
         if ended.done:
             return ended.peek()
         # The end of the stream comes after the last byte, for which there may be no room here. So ask for it, too.
-        asking = self._stream.connection.submit(
+        asking = self._stream.link.submit(
             messages.CommandWait, deadline=math.inf, session=self._session.id, command=self.id
         )
         watching = asyncio.ensure_future(ended.wait())
@@ -139,18 +139,18 @@ class Command:
         await self._stream.stop()
 
     async def _request_ok(self, model: type[messages.Message], **fields: Any) -> None:
-        await self._stream.connection.request(messages.Ok, model, session=self._session.id, command=self.id, **fields)
+        await self._stream.link.request(messages.Ok, model, session=self._session.id, command=self.id, **fields)
 
 
 async def kill(stream: CommandStream) -> ExitStatus:
     """Kill the command of `stream`, again and again until its end is reported: it may not have been spawned yet."""
     session, command = stream.key
-    seconds = stream.connection.timeout
+    seconds = stream.link.timeout
     pause = _FIRST_PAUSE
     try:
         async with asyncio.timeout(seconds):
             while True:
-                await stream.connection.request(
+                await stream.link.request(
                     messages.Ok,
                     messages.CommandSignal,
                     session=session,

@@ -193,3 +193,10 @@ _BY_CODE: dict[str, type[RemoteError]] = {
 def remote_error(said: messages.Error) -> RemoteError:
     """The error for what the daemon answered."""
     return _BY_CODE[said.code](said.code, said.message, said.hint, said.rule)
+
+
+def again(error: SessiondError) -> SessiondError:
+    """The same error once more: each who waits gets its own, with its own traceback."""
+    if isinstance(error, RemoteError):
+        return type(error)(error.code, error.message, error.hint, error.rule)
+    return type(error)(str(error))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from sessiond_protocol.messages import SessionEvent
 
-from sessiond_client.errors import RemoteError, SessiondError, TransportError, UsageError
+from sessiond_client.errors import RemoteError, SessiondError, UsageError
 
 if TYPE_CHECKING:
     from sessiond_client.session import Session
@@ -24,12 +24,12 @@ class SessionEvents:
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self._connection = session.client.connection
+        self._link = session.client.link
         self._events: deque[SessionEvent] = deque(maxlen=_MAX_EVENTS)
-        self._error: SessiondError | None = self._connection.lost
+        self._error: SessiondError | None = self._link.lost
         self._over = False
         self._reader: asyncio.Future[None] | None = None
-        self._connection.listen(session.id, self)
+        self._link.listen(session.id, self)
 
     def __aiter__(self) -> SessionEvents:
         """Itself."""
@@ -71,8 +71,8 @@ class SessionEvents:
         self._error = error
         self._wake()
 
-    def on_lost(self, reason: TransportError) -> None:
-        """Take note that the connection is gone."""
+    def on_lost(self, reason: SessiondError) -> None:
+        """Take note that the connection is gone for good."""
         self._error = reason
         self._wake()
 

@@ -13,7 +13,6 @@ from sessiond_protocol import messages
 from sessiond_protocol.messages import MAX_INPUT, CommandInfo, CommandLimits, SessionInfo
 
 from sessiond_client.command import Command, kill
-from sessiond_client.connection import Connection
 from sessiond_client.errors import (
     CommandFailedError,
     DeadlineError,
@@ -25,6 +24,7 @@ from sessiond_client.errors import (
     UsageError,
 )
 from sessiond_client.events import SessionEvents
+from sessiond_client.link import Link
 from sessiond_client.results import Result, result
 from sessiond_client.stdin import StdinPipe
 from sessiond_client.stream import CommandStream, Mode
@@ -106,13 +106,14 @@ class Session:
         A non-zero exit code is a value; with `check` it raises CommandFailedError. At `timeout` seconds the command
         gets TERM, `grace` seconds later KILL, and the result has `timed_out` and the output so far. Output beyond
         `max_output` bytes kills the command and raises OutputLimitError, which holds what came before.
-        Cancelling kills the command. When the connection is lost, ConnectionLostError: the command goes on.
+        Cancelling kills the command. When the connection is lost and does not come back, ConnectionLostError: the
+        command goes on.
         """
         if max_output < 0:
             raise UsageError("max_output is negative")
-        connection = await self._client.ready()
+        link = await self._client.ready()
         stream, rest = self._begin(
-            connection,
+            link,
             command,
             mode="collect",
             window=window,
@@ -128,7 +129,8 @@ class Session:
         )
         stream.keep = max_output
         feeder = asyncio.ensure_future(_feed(stream, rest)) if rest else None
-        overdue = stream.fail_after(timeout + grace + 2 * connection.timeout) if timeout is not None else None
+        spare = 2 * link.timeout + link.reconnect_timeout
+        overdue = stream.fail_after(timeout + grace + spare) if timeout is not None else None
         try:
             await stream.collected.wait()
             status = await (kill(stream) if stream.excess else stream.ended.wait())
@@ -165,9 +167,9 @@ class Session:
 
         At most `window` bytes of output wait here unread; further ones wait in the daemon. Cancelling kills it.
         """
-        connection = await self._client.ready()
+        link = await self._client.ready()
         stream, _ = self._begin(
-            connection,
+            link,
             command,
             mode="read",
             window=window,
@@ -195,34 +197,35 @@ class Session:
 
         To go on writing to its standard input, say with `stdin_offset` how many bytes were written before.
         """
-        connection = await self._client.ready()
-        window = self._fit(connection, window)
-        stream = CommandStream(connection, (self.id, command_id), offset=offset, window=window, mode="read")
+        link = await self._client.ready()
+        window = self._fit(link, window)
+        stream = CommandStream(link, (self.id, command_id), offset=offset, window=window, mode="read")
         if stdin_offset is not None:
-            stream.stdin = StdinPipe(connection, stream.key, stdin_offset)
-        connection.follow(stream.key, stream)
+            stream.stdin = StdinPipe(link, stream.key, stdin_offset)
+        link.follow(stream.key, stream)
         try:
-            await connection.request(
-                messages.CommandReply,
+            link.ask(
+                stream.on_followed,
                 messages.CommandFollow,
+                unwanted=lambda: stream.over,
                 session=self.id,
                 command=command_id,
                 offset=offset,
                 window=window,
             )
+            await stream.started.wait()
         except BaseException:
-            connection.unfollow(stream.key, stream)
+            stream.let_go()
             raise
-        stream.started.set(None)
         return Command(self, stream)
 
     async def commands(self) -> list[CommandInfo]:
         """All its commands that the daemon still knows, oldest first."""
-        connection = await self._client.ready()
+        link = await self._client.ready()
         found: list[CommandInfo] = []
         more = True
         while more:
-            page = await connection.request(
+            page = await link.request(
                 messages.CommandsReply,
                 messages.CommandList,
                 session=self.id,
@@ -236,8 +239,8 @@ class Session:
 
     async def info(self) -> SessionInfo:
         """Its state now."""
-        connection = await self._client.ready()
-        reply = await connection.request(messages.SessionReply, messages.SessionInfoRequest, session=self.id)
+        link = await self._client.ready()
+        reply = await link.request(messages.SessionReply, messages.SessionInfoRequest, session=self.id)
         self._info = reply.session
         return reply.session
 
@@ -250,17 +253,17 @@ class Session:
 
     async def attach(self, *, mode: Literal["writer", "reader"] = "writer") -> None:
         """Have its events sent. As a writer, take the session over from any earlier one."""
-        connection = await self._client.ready()
-        reply = await connection.request(messages.SessionReply, messages.SessionAttach, session=self.id, mode=mode)
+        link = await self._client.ready()
+        reply = await link.request(messages.SessionReply, messages.SessionAttach, session=self.id, mode=mode)
         self._info = reply.session
         self._attached = True
 
     async def detach(self) -> None:
         """Stop following it and its commands. The session does not care."""
-        connection = await self._client.ready()
-        await connection.request(messages.Ok, messages.SessionDetach, session=self.id)
+        link = await self._client.ready()
+        await link.request(messages.Ok, messages.SessionDetach, session=self.id)
         self._attached = False
-        connection.detached(self.id)
+        link.detached(self.id)
 
     async def close(self) -> None:
         """End it: everything in it is killed and its sandbox erased."""
@@ -270,7 +273,7 @@ class Session:
 
     def _begin(
         self,
-        connection: Connection,
+        link: Link,
         command: str | Sequence[str],
         *,
         mode: Mode,
@@ -285,16 +288,16 @@ class Session:
         argv = None if isinstance(command, str) else list(command)
         rides = len(stdin) + _size([command] if isinstance(command, str) else command, options["env"]) <= MAX_INPUT
         pipe = keep_stdin or not rides
-        window = self._fit(connection, window)
+        window = self._fit(link, window)
         key = (self.id, command_id or secrets.token_hex(8))
-        stream = CommandStream(connection, key, offset=0, window=window, mode=mode)
+        stream = CommandStream(link, key, offset=0, window=window, mode=mode)
         if pipe:
-            stream.stdin = StdinPipe(connection, key, 0)
+            stream.stdin = StdinPipe(link, key, 0)
         # Who only wants the result needs no message about the start; who writes to it must know when it can read.
         at_end = mode == "collect" and not pipe
-        connection.follow(key, stream)
+        link.follow(key, stream)
         try:
-            connection.ask(
+            link.ask(
                 stream.on_start,
                 messages.CommandStart,
                 deadline=math.inf if at_end else None,
@@ -309,21 +312,21 @@ class Session:
                 **options,
             )
         except SessiondError:
-            connection.unfollow(key, stream)
+            link.unfollow(key, stream)
             raise
         return stream, b"" if rides else stdin
 
     @staticmethod
-    def _fit(connection: Connection, window: int) -> int:
+    def _fit(link: Link, window: int) -> int:
         if window < 1:
             raise UsageError("a window has at least one byte")
-        return min(window, connection.welcome.limits.window_bytes)
+        return min(window, link.welcome.limits.window_bytes)
 
 
 def abandon(stream: CommandStream) -> None:
     """Kill the command of `stream` in the background: nobody waits for it any more."""
     stream.discard()
-    stream.connection.errand(lambda: kill(stream))
+    stream.link.errand(lambda: kill(stream))
 
 
 def _size(words: Iterable[str], env: Mapping[str, str]) -> int:

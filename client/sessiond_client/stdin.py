@@ -1,4 +1,7 @@
-"""Standard input of one command: in order, and never more than the daemon has room for."""
+"""Standard input of one command: in order, and never more than the daemon has room for.
+
+What the daemon has not acknowledged, at most a window of it, is kept: over a new connection it is sent again.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,13 @@ import asyncio
 from sessiond_protocol import messages
 from sessiond_protocol.messages import MAX_DATA
 
-from sessiond_client.connection import Connection
 from sessiond_client.errors import (
     ProtocolViolationError,
     SessiondError,
     StdinClosedError,
     UsageError,
 )
+from sessiond_client.link import Link
 
 FIRST_WINDOW = 256 * 1024
 """Bytes that a command has room for from its start, before the daemon has acknowledged any."""
@@ -22,12 +25,14 @@ FIRST_WINDOW = 256 * 1024
 class StdinPipe:
     """The writing end. Writes are sent whole and in the order in which they began."""
 
-    def __init__(self, connection: Connection, key: tuple[str, str], offset: int) -> None:
-        self._connection = connection
+    def __init__(self, link: Link, key: tuple[str, str], offset: int) -> None:
+        self._link = link
         self._key = key
         self.offset = offset
         """Bytes sent so far, by whomever."""
         self._limit = FIRST_WINDOW if offset <= FIRST_WINDOW else offset
+        self._kept = bytearray()
+        """The last bytes up to `offset`: those that were not acknowledged."""
         self._closed = False
         self._broken: SessiondError | None = None
         self._turn = asyncio.Lock()
@@ -43,20 +48,18 @@ class StdinPipe:
                 room = await self._room()
                 piece = data[position : position + min(room, MAX_DATA)]
                 session, command = self._key
-                self._connection.send(
-                    messages.CommandStdin(session=session, command=command, offset=self.offset, data=piece)
-                )
+                self._link.send(messages.CommandStdin(session=session, command=command, offset=self.offset, data=piece))
                 self.offset += len(piece)
+                self._kept += piece
                 position += len(piece)
-                await self._connection.drain()
+                await self._link.drain()
 
     async def close(self) -> None:
         """Let the command read the end of its input after all that was written. Again does nothing."""
         async with self._turn:
             if self._closed or self._broken is not None:
                 return
-            session, command = self._key
-            self._connection.send(messages.CommandCloseStdin(session=session, command=command, offset=self.offset))
+            self._send_end()
             self._closed = True
 
     # --- what the stream calls
@@ -68,19 +71,39 @@ class StdinPipe:
                 f"the daemon acknowledged {ack.offset} bytes of the input of command {self._key[1]}, "
                 f"of which {self.offset} were sent"
             )
+        del self._kept[: max(0, ack.offset - self.offset + len(self._kept))]
         if ack.window == 0:
             self.break_off(StdinClosedError(f"command {self._key[1]} reads no more standard input"))
         else:
             self._limit = max(self._limit, ack.offset + ack.window)
             self._wake()
 
+    def on_reconnected(self) -> None:
+        """Send again what may have been lost. The daemon says where it stands."""
+        if self._broken is not None:
+            return
+        session, command = self._key
+        acknowledged = self.offset - len(self._kept)
+        for start in range(0, len(self._kept), MAX_DATA):
+            piece = bytes(self._kept[start : start + MAX_DATA])
+            self._link.send(
+                messages.CommandStdin(session=session, command=command, offset=acknowledged + start, data=piece)
+            )
+        if self._closed:
+            self._send_end()
+
     def break_off(self, reason: SessiondError) -> None:
         """Let writes fail with `reason` from now on."""
         if self._broken is None:
             self._broken = reason
+            self._kept.clear()
             self._wake()
 
     # --- inside
+
+    def _send_end(self) -> None:
+        session, command = self._key
+        self._link.send(messages.CommandCloseStdin(session=session, command=command, offset=self.offset))
 
     async def _room(self) -> int:
         """Bytes that may be sent now; waits until there are some."""

@@ -11,7 +11,6 @@ from typing import Literal
 from sessiond_protocol import messages
 
 from sessiond_client.buffer import OutputBuffer
-from sessiond_client.connection import CommandEvent, Connection, Reply
 from sessiond_client.errors import (
     CommandDeniedError,
     CommandError,
@@ -26,12 +25,13 @@ from sessiond_client.errors import (
     RemoteError,
     SessiondError,
     StdinClosedError,
-    TransportError,
     UnsupportedError,
     UsageError,
 )
 from sessiond_client.latch import Latch
+from sessiond_client.link import Link
 from sessiond_client.results import ExitStatus, Gap, Output, exit_status
+from sessiond_client.roles import CommandEvent, Reply
 from sessiond_client.stdin import StdinPipe
 
 Mode = Literal["read", "collect", "discard"]
@@ -39,10 +39,10 @@ Mode = Literal["read", "collect", "discard"]
 
 
 class CommandStream:
-    """Follows one command over one connection."""
+    """Follows one command, over one connection after the other."""
 
-    def __init__(self, connection: Connection, key: tuple[str, str], *, offset: int, window: int, mode: Mode) -> None:
-        self.connection = connection
+    def __init__(self, link: Link, key: tuple[str, str], *, offset: int, window: int, mode: Mode) -> None:
+        self.link = link
         self.key = key
         self.buffer = OutputBuffer(offset)
         self.started: Latch[int | None] = Latch()
@@ -59,11 +59,23 @@ class CommandStream:
         self._window = window
         self._step = max(1, window // 2)
         self._acknowledged = offset
+        self._limit = offset + window
+        """Offset up to which output was granted."""
         self._reader: asyncio.Future[None] | None = None
         self._over = False
         self._over_error: SessiondError | None = None
 
     # --- beginning
+
+    @property
+    def begun(self) -> bool:
+        """Whether the daemon has begun to send of it."""
+        return self.started.done
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more will come."""
+        return self._over
 
     def on_start(self, answer: Reply | SessiondError) -> None:
         """Take the answer to the request that starts the command."""
@@ -76,13 +88,24 @@ class CommandStream:
         else:
             self.fail(ProtocolViolationError(f"the daemon answered command.start with {answer.type!r}"))
 
+    def on_followed(self, answer: Reply | SessiondError) -> None:
+        """Take the answer to the request that follows the command, for the first time or again."""
+        if isinstance(answer, messages.CommandReply):
+            self.started.set(None)
+        elif isinstance(answer, GoneError) and self.begun:
+            self.fail(CommandLostError(answer.code, answer.message, answer.hint, answer.rule))
+        elif isinstance(answer, SessiondError):
+            self.fail(answer)
+        else:
+            self.fail(ProtocolViolationError(f"the daemon answered command.follow with {answer.type!r}"))
+
     def _fail_unless_lost(self, error: GoneError) -> None:
         """Tell a session that was gone before from a command that went with it: of that `failed` is told, too.
 
         It comes before the answer to anything that is asked now.
         """
         try:
-            self.connection.ask(lambda _: self.fail(error), messages.Ping)
+            self.link.ask(lambda _: self.fail(error), messages.Ping)
         except SessiondError:
             self.fail(error)
 
@@ -112,8 +135,30 @@ class CommandStream:
         if self.stdin is not None:
             self.stdin.break_off(error)
 
-    def on_lost(self, reason: TransportError) -> None:
-        """The connection is gone: how the command ends is not known here."""
+    def on_reconnected(self) -> None:
+        """Go on where it was. What has not begun is begun by its request, which is sent again."""
+        self._window = min(self._window, self.link.welcome.limits.window_bytes)
+        self._step = max(1, self._window // 2)
+        if not self.begun:
+            return
+        session, command = self.key
+        received = self.buffer.received
+        self._acknowledged = self.buffer.consumed if self._mode == "read" else received
+        self._limit = max(self._acknowledged + self._window, received + 1)  # A window of 0 would not follow.
+        self.link.ask(
+            self.on_followed,
+            messages.CommandFollow,
+            once=True,
+            session=session,
+            command=command,
+            offset=received,
+            window=self._limit - received,
+        )
+        if self.stdin is not None:
+            self.stdin.on_reconnected()
+
+    def on_lost(self, reason: SessiondError) -> None:
+        """The connection is gone for good: how the command ends is not known here."""
         self.fail(reason)
 
     def fail(self, error: SessiondError) -> None:
@@ -126,10 +171,9 @@ class CommandStream:
         data, end = event.data, event.offset + len(event.data)
         if event.offset != self.buffer.received:
             raise self._violation(f"output at {event.offset} where {self.buffer.received} was due")
-        if end > self._acknowledged + self._window:
-            raise self._violation(
-                f"output up to {end}, beyond the window that ends at {self._acknowledged + self._window}"
-            )
+        if end > self._limit:
+            raise self._violation(f"output up to {end}, beyond the window that ends at {self._limit}")
+        self.started.set(None)
         if self._mode == "read":
             self.buffer.append(event.stream, data)
             self._wake()
@@ -149,6 +193,7 @@ class CommandStream:
     def _take_gap(self, event: messages.Gap) -> None:
         if event.start != self.buffer.received or event.end <= event.start:
             raise self._violation(f"a gap from {event.start} to {event.end} where {self.buffer.received} was due")
+        self.started.set(None)
         if self._mode == "discard":
             self.buffer.received = event.end
         else:
@@ -172,7 +217,7 @@ class CommandStream:
             return
         self._over = True
         self._over_error = error
-        self.connection.unfollow(self.key, self)
+        self.link.unfollow(self.key, self)
         self.collected.set(None)
         if self.stdin is not None:
             self.stdin.break_off(error or StdinClosedError(f"command {self.key[1]} has ended"))
@@ -208,7 +253,7 @@ class CommandStream:
         """Let the daemon send no more of it."""
         session, command = self.key
         if not self._over:
-            await self.connection.request(
+            await self.link.request(
                 messages.CommandReply,
                 messages.CommandFollow,
                 session=session,
@@ -216,7 +261,11 @@ class CommandStream:
                 offset=self.buffer.received,
                 window=0,
             )
-            self._finish(UsageError(f"command {command} is not followed any more"))
+            self.let_go()
+
+    def let_go(self) -> None:
+        """Take nothing more of it."""
+        self._finish(UsageError(f"command {self.key[1]} is not followed any more"))
 
     def discard(self) -> None:
         """Throw away what came and what is to come, so that the command can end."""
@@ -225,10 +274,11 @@ class CommandStream:
         self._acknowledge(self.buffer.received)
 
     def _acknowledge(self, consumed: int) -> None:
-        if consumed - self._acknowledged >= self._step and not self._over and not self.connection.lost:
+        if consumed - self._acknowledged >= self._step and not self._over and not self.link.lost:
             self._acknowledged = consumed
+            self._limit = max(self._limit, consumed + self._window)
             session, command = self.key
-            self.connection.send(messages.Ack(session=session, command=command, offset=consumed, window=self._window))
+            self.link.send(messages.Ack(session=session, command=command, offset=consumed, window=self._window))
 
     def _wake(self) -> None:
         if self._reader is not None and not self._reader.done():

@@ -296,6 +296,11 @@ class Client:
         return self._client.profiles
 
     @property
+    def reconnects(self) -> int:
+        """How often its connection was lost and came back."""
+        return self._client.reconnects
+
+    @property
     def capabilities(self) -> list[str]:
         """What the daemon can do beyond the core of the protocol."""
         return self._client.capabilities
@@ -373,17 +378,14 @@ def connect(
     token_file: str | None = None,
     connect_timeout: float = 10.0,
     request_timeout: float = 60.0,
+    reconnect_timeout: float = 60.0,
 ) -> Client:
     """Connect to a daemon: `with sync.connect() as client:`. See `sessiond_client.connect` for the parameters."""
 
     async def begin() -> asynchronous.Client:
-        return await asynchronous.connect(
-            url,
-            token=token,
-            token_file=token_file,
-            connect_timeout=connect_timeout,
-            request_timeout=request_timeout,
-        )
+        timeouts = {"connect_timeout": connect_timeout, "request_timeout": request_timeout}
+        timeouts["reconnect_timeout"] = reconnect_timeout
+        return await asynchronous.connect(url, token=token, token_file=token_file, **timeouts)
 
     portal = Portal()
     try:

@@ -90,6 +90,11 @@ class Transport(asyncio.Protocol):
         """Whether `drain` would wait."""
         return self._writable is not None
 
+    @property
+    def close_code(self) -> int | None:
+        """The WebSocket close code that the daemon sent, if it did."""
+        return self._socket.close_rcvd.code if self._socket.close_rcvd is not None else None
+
     def fail(self, reason: TransportError, code: int) -> None:
         """End the connection because of `reason`, telling the daemon the WebSocket close code."""
         if self._reason is None:

@@ -66,6 +66,8 @@ class SessionInfo(Message):
     """Commands started so far."""
     attached: Offset = 0
     """Connections that follow it now."""
+    epoch: Offset = 0
+    """How often a writer has attached anew: the last one has this epoch."""
     pooled: bool
     """Whether it was opened from the warm pool."""
 

@@ -67,6 +67,8 @@ class SessionAttach(Message):
     session: Identifier
     mode: Literal["writer", "reader"] = "writer"
     """Whether to steer the session or only to look on."""
+    epoch: Offset | None = None
+    """Of a writer that comes back after its connection was lost: the epoch that it had. It takes over from nobody."""
 
 
 class SessionDetach(Message):

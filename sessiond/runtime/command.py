@@ -97,6 +97,8 @@ class Command:
         self._stdin: deque[tuple[int, bytes]] = deque()
         self._stdin_sent = 0
         self._stdin_acked = 0
+        self._stdin_gone = False
+        """Whether its reading end is gone."""
         self._stdin_closed: int | None = None
         self._signals: dict[tuple[int, int], None] = {}
         """Signals and their scopes for when the guest can be reached: early ones, and the one that kills."""
@@ -150,6 +152,13 @@ class Command:
         self._stdin.append((self._stdin_sent, data))
         self._send(wire.Stdin(self._handle, self._stdin_sent, data))
         self._stdin_sent += len(data)
+
+    def tell_stdin(self, sent: int) -> None:
+        """Tell a connection that has just written up to `sent` where standard input stands: what it sent may be old."""
+        if self.stdin_sink is not None:
+            window = wire.STDIN_WINDOW if self.running and not self._stdin_gone else 0
+            offset = min(sent, self._stdin_acked)
+            self.stdin_sink.send(StdinAck(session=self.session_id, command=self.id, offset=offset, window=window))
 
     def close_stdin(self, offset: int) -> None:
         """End standard input at `offset`, which must be what was written."""
@@ -311,7 +320,7 @@ class Command:
 
     def on_stdin_ack(self, frame: wire.StdinAck) -> None:
         """Standard input moved on, or its reading end is gone."""
-        gone = frame.offset == wire.NO_MORE_STDIN
+        self._stdin_gone = gone = frame.offset == wire.NO_MORE_STDIN
         if not gone and not self._stdin_acked <= frame.offset <= self._stdin_sent:
             raise GuestFault(f"standard input of command {self._handle} acknowledged at {frame.offset}")
         self._stdin_acked = self._stdin_sent if gone else frame.offset

@@ -186,17 +186,23 @@ class Session:
             idle_timeout=self.idle_timeout,
             commands=self._started,
             attached=len(self._attached),
+            epoch=self._epoch,
             pooled=self.pooled,
         )
 
     # --- who follows it ---------------------------------------------------------------------------------------------
 
-    def attach(self, sink: Sink, *, writer: bool) -> None:
-        """Tell the sink of the session's events; as a writer it fences those that were writers before."""
+    def attach(self, sink: Sink, *, writer: bool, epoch: int | None = None) -> None:
+        """Tell the sink of the session's events; as a writer it fences those that were writers before.
+
+        One that comes back with its `epoch` is what it was: the writer, or fenced.
+        """
+        if epoch is not None and not (writer and 1 <= epoch <= self._epoch):
+            raise RequestError("invalid", f"session {self.id} has had no writer of epoch {epoch}")
         self.touch()
-        if writer:
+        if writer and epoch is None:
             self._epoch += 1
-        self._attached[sink] = self._epoch if writer else 0
+        self._attached[sink] = (epoch or self._epoch) if writer else 0
 
     def detach(self, sink: Sink) -> None:
         """Tell the sink nothing more of it."""

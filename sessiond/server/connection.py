@@ -221,7 +221,7 @@ class ClientConnection:
 
     def _session_attach(self, message: SessionAttach) -> None:
         session = self._manager.get(message.session)
-        session.attach(self, writer=message.mode == "writer")
+        session.attach(self, writer=message.mode == "writer", epoch=message.epoch)
         self._attached.add(session.id)
         self.send(SessionReply(re=message.id, session=session.info()))
 
@@ -274,8 +274,10 @@ class ClientConnection:
 
     def _command_stdin(self, message: CommandStdin) -> None:
         command = self._command_to_change(message)
-        command.stdin_sink = self
         command.write(message.offset, message.data)
+        if command.stdin_sink is not self:
+            command.stdin_sink = self
+            command.tell_stdin(message.offset + len(message.data))
 
     def _command_close_stdin(self, message: CommandCloseStdin) -> None:
         self._command_to_change(message).close_stdin(message.offset)

@@ -13,8 +13,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import uvicorn
-from sessiond_client.address import parse_address
-from sessiond_client.connection import Connection
+from sessiond_client import connect
 from sessiond_protocol import messages
 from sessiond_protocol.codec import decode_client, encode
 from starlette.applications import Starlette
@@ -52,9 +51,7 @@ async def with_websockets(path: Path) -> Callable[[], Awaitable[None]]:
         async for data in socket:
             await socket.send(answer(data))
 
-    server = await serve(
-        handler, unix=True, path=str(path), subprotocols=[messages.SUBPROTOCOL], compression=None
-    )
+    server = await serve(handler, unix=True, path=str(path), subprotocols=[messages.SUBPROTOCOL], compression=None)
 
     async def stop() -> None:
         server.close()
@@ -133,8 +130,7 @@ async def measure(paths: dict[str, Path]) -> dict[str, list[float]]:
     for name, path in paths.items():
         while not path.exists():
             await asyncio.sleep(0.01)
-        address = parse_address(f"unix:{path}")
-        connections[name] = await Connection.open(address, None, connect_timeout=10, request_timeout=10)
+        connections[name] = (await connect(f"unix:{path}", reconnect_timeout=0)).link
     times: dict[str, list[float]] = {name: [] for name in paths}
     for _ in range(ROUNDS):
         for name, connection in connections.items():
@@ -163,9 +159,7 @@ def main() -> None:
         try:
             for name, times in asyncio.run(measure(paths)).items():
                 times.sort()
-                print(
-                    f"{name:24} p50 {statistics.median(times):6.1f} us   p99 {times[int(len(times) * 0.99)]:6.1f} us"
-                )
+                print(f"{name:24} p50 {statistics.median(times):6.1f} us   p99 {times[int(len(times) * 0.99)]:6.1f} us")
         finally:
             for child in children:
                 child.terminate()

@@ -19,7 +19,7 @@ async def peer(tmp_path: Path) -> AsyncIterator[Peer]:
 
 @pytest.fixture
 async def client(peer: Peer) -> AsyncIterator[Client]:
-    async with connect(peer.url, request_timeout=5) as client:
+    async with connect(peer.url, request_timeout=5, reconnect_timeout=0) as client:
         yield client
 
 

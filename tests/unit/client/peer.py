@@ -81,12 +81,15 @@ class Process:
 
     def __init__(self, talk: Talk, start: CommandStart) -> None:
         self.talk = talk
+        self.writer = talk
         self.start = start
         words = start.argv if start.argv is not None else (start.text or "").split()
         self.words: list[str] = list(words)
-        self.kept = bytearray()
-        self.streams: list[StreamName] = []
+        self.kept: list[tuple[int, StreamName, bytes]] = []
         self.offset = 0
+        self.cursor = 0
+        self.pumping = asyncio.Lock()
+        self.told = False
         self.limit = start.window
         self.stdin = bytearray(start.input)
         self.stdin_offset = len(start.input)
@@ -122,10 +125,35 @@ class Process:
         while position < len(data):
             await self.until(lambda: self.limit > self.offset and self.following)
             piece = data[position : position + min(self.limit - self.offset, 64 * 1024)]
-            await self.talk.send(Output(**self.key, offset=self.offset, stream=stream, data=piece))
-            self.kept += piece
+            self.kept.append((self.offset, stream, piece))
             self.offset += len(piece)
             position += len(piece)
+            await self.pump()
+
+    async def pump(self) -> None:
+        """Send the follower what is kept from its cursor on, and the end after it."""
+        async with self.pumping:
+            while self.following and self.cursor < min(self.offset, self.limit):
+                at, stream, data = next(piece for piece in self.kept if piece[0] + len(piece[2]) > self.cursor)
+                data = data[self.cursor - at : self.limit - at]
+                offset, self.cursor = self.cursor, self.cursor + len(data)
+                await self.talk.send(Output(**self.key, offset=offset, stream=stream, data=data))
+            if self.following and self.cursor == self.offset and not self.told and (self.ending or self.failure):
+                self.told = True
+                if self.ending is not None:
+                    await self.talk.send(Exited(re=self.answers, **self.key, exit=self.ending))
+                elif self.failure is not None:
+                    await self.talk.send(Failed(**self.key, failure=self.failure))
+
+    async def follow(self, talk: Talk, offset: int, window: int) -> None:
+        """Send everything to `talk` from now on, from `offset` on."""
+        async with self.pumping:
+            self.talk, self.following, self.told = talk, True, False
+            self.cursor = max(offset, talk.peer.kept_from)
+            self.limit = max(self.limit, offset + window)
+            if self.cursor > offset:
+                await talk.send(Gap(**self.key, start=offset, end=self.cursor))
+        await self.pump()
 
     async def read(self) -> bytes:
         """What arrived on standard input; empty at its end."""
@@ -134,7 +162,7 @@ class Process:
         self.stdin.clear()
         self.stdin_taken += len(data)
         if self.start.stdin and not self.stdin_closed:
-            await self.talk.send(StdinAck(**self.key, offset=self.stdin_taken, window=STDIN_WINDOW))
+            await self.writer.send(StdinAck(**self.key, offset=self.stdin_taken, window=STDIN_WINDOW))
         return data
 
     async def killed(self) -> None:
@@ -273,7 +301,7 @@ class Talk:
     def __init__(self, peer: Peer, socket: ServerConnection) -> None:
         self.peer = peer
         self.socket = socket
-        self.processes: dict[tuple[str, str], Process] = {}
+        self.processes = peer.commands
         self.received: list[ClientMessage] = []
         self.waits: set[asyncio.Task[None]] = set()
         self.authorization = socket.request.headers.get("Authorization") if socket.request else None
@@ -305,9 +333,9 @@ class Talk:
         finally:
             for wait in self.waits:
                 wait.cancel()
-            for process in self.processes.values():
-                if process.task is not None:
-                    process.task.cancel()
+            for process in self.peer.processes():
+                if process.talk is self:
+                    process.following, process.answers = False, None
 
     async def answer(self, message: ClientMessage) -> None:
         peer = self.peer
@@ -352,16 +380,20 @@ class Talk:
 
     async def answer_session(self, message: SessionAttach | SessionInfoRequest | SessionClose | SessionDetach) -> None:
         info = self.peer.sessions.get(message.session)
-        if info is None:
+        if info is None and message.session in self.peer.closed and isinstance(message, SessionClose):
+            await self.send(SessionReply(re=message.id, session=self.peer.closed[message.session]))
+        elif info is None:
             await self.refuse(message.id, "not_found", f"no session {message.session}", "see `sessiond ps`")
         elif isinstance(message, SessionDetach):
             await self.send(Ok(re=message.id))
         elif isinstance(message, SessionClose):
             del self.peer.sessions[message.session]
-            closed = info.model_copy(update={"state": "closed"})
+            closed = self.peer.closed[message.session] = info.model_copy(update={"state": "closed"})
             await self.send(SessionReply(re=message.id, session=closed))
             await self.send(SessionEvent(session=closed, reason="closed by its owner"))
         else:
+            if isinstance(message, SessionAttach) and message.mode == "writer" and message.epoch is None:
+                info = self.peer.sessions[message.session] = info.model_copy(update={"epoch": info.epoch + 1})
             await self.send(SessionReply(re=message.id, session=info))
 
     async def refuse(self, number: int, code: str, text: str, hint: str = "", command: str | None = None) -> None:
@@ -371,6 +403,10 @@ class Talk:
     async def start(self, message: CommandStart) -> None:
         if message.session not in self.peer.sessions:
             await self.refuse(message.id, "not_found", f"no session {message.session}", "see `sessiond ps`")
+            return
+        known = self.processes.get((message.session, message.command))
+        if known is not None:
+            await self.start_again(known, message)
             return
         process = Process(self, message)
         name = process.words[0]
@@ -392,13 +428,20 @@ class Talk:
         if process.failure is not None:
             process.change()
             if process.answers is not None:
-                await self.refuse(process.answers, "gone", process.failure.message, "", process.start.command)
-            await self.send(Failed(**process.key, failure=process.failure))
+                await process.talk.refuse(process.answers, "gone", process.failure.message, "", process.start.command)
         else:
             process.ending = exit_of(process, code)
             process.change()
-            if process.following:
-                await self.send(Exited(re=process.answers, **process.key, exit=process.ending))
+        await process.pump()
+
+    async def start_again(self, process: Process, message: CommandStart) -> None:
+        """The answer to a start of what was started before."""
+        assert message == process.start.model_copy(update={"id": message.id, "window": message.window})
+        if message.answer == "started":
+            await self.send(Started(re=message.id, **process.key, pid=42))
+        else:
+            process.answers = message.id
+        await process.follow(self, 0, message.window)
 
     async def answer_command(self, message: ClientMessage) -> None:
         assert not isinstance(message, Hello | Ping | SessionOpen | SessionList)
@@ -412,11 +455,17 @@ class Talk:
         match message:
             case Ack():
                 process.limit = max(process.limit, message.offset + message.window)
+                await process.pump()
             case CommandStdin():
-                assert message.offset == process.stdin_offset, "standard input out of order"
-                process.stdin_offset += len(message.data)
+                assert message.offset <= process.stdin_offset, "standard input out of order"
+                data = message.data[process.stdin_offset - message.offset :]
+                process.stdin_offset += len(data)
                 assert process.stdin_offset <= process.stdin_taken + STDIN_WINDOW, "beyond the window"
-                process.stdin += message.data
+                process.stdin += data
+                if process.writer is not self:
+                    process.writer = self
+                    taken = min(process.stdin_taken, message.offset + len(message.data))
+                    await self.send(StdinAck(**process.key, offset=taken, window=STDIN_WINDOW))
             case CommandCloseStdin():
                 assert message.offset == process.stdin_offset
                 process.stdin_closed = True
@@ -437,18 +486,12 @@ class Talk:
         await self.send(CommandReply(re=number, command=process.info()))
 
     async def follow(self, process: Process, message: CommandFollow) -> None:
-        process.following = message.window > 0
+        if message.window == 0:
+            process.following = False
         await self.send(CommandReply(re=message.id, command=process.info()))
-        if process.following:
-            start = max(message.offset, self.peer.kept_from)
-            if start > message.offset:
-                await self.send(Gap(**process.key, start=message.offset, end=start))
-            if start < process.offset:
-                data = bytes(process.kept[start:])
-                await self.send(Output(**process.key, offset=start, stream="stdout", data=data))
-            process.limit = max(process.limit, message.offset + message.window)
-            if process.ending is not None:
-                await self.send(Exited(**process.key, exit=process.ending))
+        if message.window > 0:
+            process.answers = None
+            await process.follow(self, message.offset, message.window)
 
 
 class Peer:
@@ -459,6 +502,8 @@ class Peer:
         self.handlers: dict[type, Handler] = {}
         self.programs: dict[str, Program] = dict(PROGRAMS)
         self.sessions: dict[str, SessionInfo] = {}
+        self.closed: dict[str, SessionInfo] = {}
+        self.commands: dict[tuple[str, str], Process] = {}
         self.talks: list[Talk] = []
         self.delay = 0.0
         self.version = 1
@@ -477,7 +522,7 @@ class Peer:
         return [message for talk in self.talks for message in talk.received if isinstance(message, kind)]
 
     def processes(self) -> list[Process]:
-        return [process for talk in self.talks for process in talk.processes.values()]
+        return list(self.commands.values())
 
     def add(self, message: SessionOpen) -> SessionInfo:
         session = message.session or f"s{len(self.sessions)}"
@@ -510,6 +555,9 @@ class Peer:
 
     async def __aexit__(self, *_: object) -> None:
         assert self._server is not None
+        for process in self.processes():
+            if process.task is not None:
+                process.task.cancel()
         self._server.close()
         await self._server.wait_closed()
         if self.failures:

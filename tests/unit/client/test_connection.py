@@ -189,7 +189,7 @@ async def test_a_silent_connection_is_pinged_and_kept(peer: Peer, monkeypatch: p
 
 async def test_a_dead_connection_is_noticed(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sessiond_client.transport, "KEEPALIVE", 0.03)
-    async with connect(peer.url) as client:
+    async with connect(peer.url, reconnect_timeout=0) as client:
         peer.handlers[Ping] = swallow
         waiting = asyncio.create_task(client.ping())
         await asyncio.sleep(0)
@@ -216,6 +216,6 @@ async def test_a_daemon_that_does_not_read_holds_writers_up_and_is_given_up(
                 session = asyncio.ensure_future(client.open(env={"A": "x" * 60000}, session_id="s"))
                 await asyncio.sleep(0)
                 session.add_done_callback(lambda task: task.cancelled() or task.exception())
-                if client.connection._transport.congested:
+                if client.link._connection.congested:
                     await client.ping()
         peer.talks[0].drop()

@@ -57,7 +57,7 @@ async def gap_elsewhere(process: Process) -> None:
 
 async def early_end(process: Process) -> None:
     await process.talk.send(output(process, 0, b"abc"))
-    process.offset = 10
+    process.offset = process.cursor = 10
     await process.talk.send(messages.Exited(**process.key, exit=exit_of(process, 0)))
 
 
@@ -164,7 +164,7 @@ async def test_an_error_about_nothing_is_the_reason_for_the_end(peer: Peer, clie
 async def test_a_message_in_fragments_is_one_message(session: Session, peer: Peer) -> None:
     async def fragments(process: Process) -> int:
         frame = encode(output(process, 0, b"abcdef"))
-        process.offset = 6
+        process.offset = process.cursor = 6
         await process.talk.socket.send([frame[:10], frame[10:20], frame[20:]])
         return 0
 

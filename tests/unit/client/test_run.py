@@ -32,8 +32,8 @@ from .peer import Peer, Process, Talk
 
 def settled(client: Client) -> bool:
     """Whether nothing is under way on the client's connection."""
-    connection = client.connection
-    return not (connection._pending or connection._followers or connection._errands or connection._muting)
+    connection = client.link
+    return not (len(connection._requests) or connection._followers or connection._errands or connection._muting)
 
 
 async def settle(client: Client) -> None:
@@ -196,7 +196,7 @@ async def test_an_output_limit_whose_kill_is_not_answered_has_a_deadline(session
     async def swallow(talk: Talk, message: ClientMessage) -> bool:
         return True
 
-    session.client.connection.timeout = 0.05
+    session.client.link.timeout = 0.05
     peer.handlers[CommandSignal] = swallow
     with pytest.raises(DeadlineError):
         await session.run("flood 100000000", max_output=1000, window=64 * 1024)
@@ -271,7 +271,7 @@ async def test_an_end_that_is_not_reported_has_a_deadline(session: Session, peer
         await process.until(lambda: False)
 
     peer.programs["never"] = never
-    session.client.connection.timeout = 0.02
+    session.client.link.timeout = 0.02
     with pytest.raises(DeadlineError, match="end of command"):
         await session.run("never", timeout=0.01, grace=0)
 
@@ -282,7 +282,7 @@ async def test_a_start_that_is_not_answered_has_a_deadline_and_is_killed(session
         return False
 
     peer.handlers[CommandStart] = late
-    session.client.connection.timeout = 0.05
+    session.client.link.timeout = 0.05
     with pytest.raises(DeadlineError):
         await session.start("sleep")
     async with asyncio.timeout(2):

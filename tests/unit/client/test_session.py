@@ -137,7 +137,7 @@ async def test_events_up_to_the_final_one(client: Client, session: Session, peer
     await session.close()
     assert [event.session.state async for event in events] == ["closed"]
     assert [event async for event in events] == []
-    assert not session.client.connection._listeners
+    assert not session.client.link._listeners
 
 
 async def test_cancelling_an_event_loses_nothing(session: Session) -> None:
@@ -185,7 +185,7 @@ async def test_a_late_opening_is_undone(peer: Peer, client: Client) -> None:
         return False
 
     peer.handlers[SessionOpen] = late
-    client.connection.timeout = 0.05
+    client.link.timeout = 0.05
     with pytest.raises(TimeoutError):
         await client.open()
     async with asyncio.timeout(2):

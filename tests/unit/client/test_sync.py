@@ -125,7 +125,7 @@ def test_a_whole_session(daemon: PeerThread) -> None:
             attached.attach(mode="reader")
         assert client.sessions() == []
         with pytest.raises(NotFoundError):
-            client.close_session(session.id)
+            client.session(session.id)
 
 
 def test_a_command(daemon: PeerThread) -> None:
