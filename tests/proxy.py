@@ -1,4 +1,4 @@
-"""A network that fails: passes bytes between clients and a daemon's unix socket, and cuts connections where it is told."""
+"""A network that fails: passes bytes between clients and a daemon, and cuts connections where it is told."""
 
 from __future__ import annotations
 

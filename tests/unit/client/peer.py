@@ -153,6 +153,7 @@ class Process:
             self.limit = max(self.limit, offset + window)
             if self.cursor > offset:
                 await talk.send(Gap(**self.key, start=offset, end=self.cursor))
+        self.change()
         await self.pump()
 
     async def read(self) -> bytes:

@@ -57,6 +57,14 @@ class PeerThread:
     def call(self, coroutine: Any) -> Any:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(10)
 
+    def drop(self) -> None:
+        """Break the newest connection."""
+
+        async def drop() -> None:
+            self.peer.talks[-1].drop()
+
+        self.call(drop())
+
     def stop(self) -> None:
         self.call(self.peer.__aexit__())
         self._loop.call_soon_threadsafe(self._loop.stop)
