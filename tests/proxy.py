@@ -27,6 +27,8 @@ class CuttingProxy:
         """Bytes passed from the daemon to clients."""
         self.refusing = False
         """Whether new connections are cut at once."""
+        self.deaf = False
+        """Whether what the daemon sends disappears."""
         self.frozen = asyncio.Event()
         """Cleared, nothing passes, and nobody is told."""
         self.frozen.set()
@@ -77,6 +79,8 @@ class CuttingProxy:
                 limits = self._down if down else self._up
                 if not data and not (limits and limits[0] == 0):
                     break
+                if down and self.deaf:
+                    continue
                 if limits:
                     data = data[: limits[0]]
                     limits[0] -= len(data)

@@ -2,7 +2,7 @@
 
 import pytest
 from sessiond_protocol import guest as wire
-from sessiond_protocol.messages import CommandStart, Error, Exited, Failed, Gap, Output, Started
+from sessiond_protocol.messages import CommandStart, Error, Exited, Failed, Gap, Output, Started, StdinAck
 
 from sessiond.core.errors import RequestError
 from sessiond.core.spool import Spool
@@ -189,6 +189,20 @@ def test_stdin_with_a_hole_or_beyond_the_window_is_refused_and_a_repetition_is_n
     command.close_stdin(4)
     with pytest.raises(RequestError, match="closed"):
         command.write(4, b"x")
+
+
+def test_who_writes_on_is_told_where_standard_input_stands_also_when_all_of_it_is_old():
+    command, _ = running(stdin=True)
+    command.write(0, b"abcdef")
+    command.on_stdin_ack(wire.StdinAck(7, 4))
+    command.stdin_sink = sink = Sink()
+    command.tell_stdin(6)
+    command.tell_stdin(3)  # What another wrote after it is not its business.
+    command.on_stdin_ack(wire.StdinAck(7, wire.NO_MORE_STDIN))
+    command.tell_stdin(6)
+    window = wire.STDIN_WINDOW
+    told = [(message.offset, message.window) for message in sink.sent if isinstance(message, StdinAck)]
+    assert told == [(4, window), (3, window), (6, 0), (6, 0)]
 
 
 def test_a_start_is_answered_by_its_start_or_by_its_end_as_asked():
