@@ -165,7 +165,7 @@ async def test_exit_code_is_not_invented_when_the_daemon_dies_cloudflare_873(
 ) -> None:
     """SIGKILL in mid-command, and SIGTERM without the patience to wait for it: a typed error each."""
     daemon = make_daemon(settings={"drain": 0}).start()
-    async with connect(daemon.url) as client:
+    async with connect(daemon.url, reconnect_timeout=0) as client:
         session = await client.open("open")
         _, waiting = await begin(session)
         daemon.running.send_signal(number)
