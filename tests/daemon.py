@@ -245,19 +245,22 @@ class DaemonProcess:
         pool: dict[str, Any] = self.status()["pools"][profile]
         return pool
 
-    def settled(self, sessions: int = 0) -> bool:
-        """Whether every pool has what it wants, nothing is under way, and the engine has no sandbox more."""
-        status = self.status()
-        pools = status["pools"]
-        quiet = all(
+    def full(self) -> bool:
+        """Whether every pool has what it wants and nothing is under way."""
+        return all(
             pool["error"] is None
             and pool["warm"] == self.profiles[name].get("pool", {}).get("min", 2)
             and not (pool["creating"] or pool["removing"] or pool["waiting"])
-            for name, pool in pools.items()
+            for name, pool in self.status()["pools"].items()
         )
+
+    def settled(self, sessions: int = 0) -> bool:
+        """Whether also the engine has no sandbox more, and so many sessions are open."""
+        status = self.status()
+        pools = status["pools"]
         held = sum(pool["warm"] + pool["claimed"] for pool in pools.values())
         claimed = sum(pool["claimed"] for pool in pools.values())
-        return quiet and status["sessions"] == claimed == sessions and len(self.sandboxes()) == held
+        return self.full() and status["sessions"] == claimed == sessions and len(self.sandboxes()) == held
 
     def memory(self) -> int:
         """Bytes of its own that are in memory."""

@@ -266,7 +266,7 @@ class Command:
             substitute(self)
             return
         self._move("failed")
-        self.failure = spawn_failure(self.request.argv or [], frame)
+        self.failure = spawn_failure(self._start, frame)
         self._open_streams = 0
         self._finish()
         self._pump()
@@ -390,9 +390,9 @@ class Command:
             starter.sink.send(Exited(re=starter.re, session=self.session_id, command=self.id, exit=self.exit))
 
 
-def spawn_failure(argv: list[str], frame: wire.Failed) -> Failure:
+def spawn_failure(start: wire.Start | None, frame: wire.Failed) -> Failure:
     """Why a command could not be spawned, in words."""
-    what, why = argv[0] if argv else "the shell", os.strerror(frame.errno)
+    what, why = start.argv[0].decode() if start is not None else "it", os.strerror(frame.errno)
     match frame.stage:
         case wire.STAGE_COMMANDS:
             return Failure(
