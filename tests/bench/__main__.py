@@ -1,9 +1,9 @@
 """`python -m tests.bench`: are the figures kept that SPECIFICATION.md promises for the docker engine?
 
-Runs `sessiond bench` as a user would, on a Docker daemon of its own. When a promise is broken it measures again, up to three
-times, since other people's work on the machine slows things and never speeds them up. What counts is the best of all runs,
-figure by figure; ratios are made anew of the best on both sides, so a slow rival in one run helps nobody. Exit status 1 when
-a promise is broken even so.
+Runs `sessiond bench` as a user would, on a Docker daemon of its own. When a promise is broken it measures again, up to
+three times, since other people's work on the machine slows things and never speeds them up. What counts is the best of
+all runs, figure by figure; ratios are made anew of the best on both sides, so a rival that was slow once helps nobody.
+Exit status 1 when a promise is broken even so.
 """
 
 from __future__ import annotations
