@@ -52,9 +52,7 @@ async def with_websockets(path: Path) -> Callable[[], Awaitable[None]]:
         async for data in socket:
             await socket.send(answer(data))
 
-    server = await serve(
-        handler, unix=True, path=str(path), subprotocols=[messages.SUBPROTOCOL], compression=None
-    )
+    server = await serve(handler, unix=True, path=str(path), subprotocols=[messages.SUBPROTOCOL], compression=None)
 
     async def stop() -> None:
         server.close()
@@ -163,9 +161,7 @@ def main() -> None:
         try:
             for name, times in asyncio.run(measure(paths)).items():
                 times.sort()
-                print(
-                    f"{name:24} p50 {statistics.median(times):6.1f} us   p99 {times[int(len(times) * 0.99)]:6.1f} us"
-                )
+                print(f"{name:24} p50 {statistics.median(times):6.1f} us   p99 {times[int(len(times) * 0.99)]:6.1f} us")
         finally:
             for child in children:
                 child.terminate()
