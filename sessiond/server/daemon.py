@@ -166,6 +166,7 @@ class Daemon:
                 most_connections=daemon.max_connections,
                 ping_interval=daemon.ping_interval,
                 ping_timeout=daemon.ping_timeout,
+                open_timeout=daemon.open_timeout,
             )
 
         for address in daemon.listen:
