@@ -120,11 +120,17 @@ class Wire:
         return self.messages.popleft() if self.messages else None
 
     async def expect(self, model: type[M], where: Callable[[M], bool] = lambda _: True) -> M:
-        """The next message of that kind; others are skipped."""
-        while (message := await self.next()) is not None:
-            if isinstance(message, model) and where(message):
-                return message
-        raise AssertionError(f"the server closed ({self.close_code}) and sent no {model.__name__}")
+        """The next message of that kind; others are left for later."""
+        looked_at = 0
+        while True:
+            for index in range(looked_at, len(self.messages)):
+                message = self.messages[index]
+                if isinstance(message, model) and where(message):
+                    del self.messages[index]
+                    return message
+            looked_at = len(self.messages)
+            if not await self._read() and looked_at == len(self.messages):
+                raise AssertionError(f"the server closed ({self.close_code}) and sent no {model.__name__}")
 
     async def ask(self, reply: type[M], request: Callable[..., Any], **fields: Any) -> M:
         """Send a request and return its reply, which must be of that kind."""
