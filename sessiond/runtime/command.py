@@ -223,6 +223,12 @@ class Command:
             self._acked = spool.end
             self._send(wire.OutputAck(self._handle, self._acked), soon=self.running)
 
+    def settle(self) -> None:
+        """Its end is on record: the guest may forget it."""
+        self.acknowledge()
+        if self.exit is not None:
+            self._send(wire.Forget(self._handle), soon=False)
+
     def lose(self, failure: Failure) -> None:
         """It will never be heard of again: its sandbox is gone, or its guest does not know it."""
         if not self.running:
@@ -306,8 +312,8 @@ class Command:
             self.exit = exit_record(frame)
             self._finish()
             self._pump()
-            self.acknowledge()
-        self._send(wire.Forget(self._handle), soon=False)
+        else:
+            self.settle()
 
     def on_stdin_ack(self, frame: wire.StdinAck) -> None:
         """Standard input moved on, or its reading end is gone."""
@@ -326,7 +332,7 @@ class Command:
     def resynchronise(self, *, known: bool) -> None:
         """The guest redialed and said whether it knows this command: repeat what may not have reached it."""
         if not self.running:
-            self._send(wire.Forget(self._handle))
+            self.settle()
             return
         if not known:
             if self.state == "running" or self._start is None:

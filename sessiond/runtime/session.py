@@ -365,6 +365,7 @@ class Session:
         """What nobody waits for when a command has ended."""
         self.touch()
         self._audit_end(command)
+        command.settle()
         self._keep(command)
         if self._running == 0:
             self._on_calm()
