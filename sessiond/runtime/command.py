@@ -309,6 +309,7 @@ class Command:
             if self.state == "starting":
                 raise GuestFault(f"command {self._handle} ended before it started")
             self._move("exited")
+            self._open_streams &= ~(frame.stdout_eof | frame.stderr_eof << 1)
             self.exit = exit_record(frame)
             self._finish()
             self._pump()
