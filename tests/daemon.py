@@ -56,7 +56,7 @@ PROFILES: dict[str, Any] = {
             "cpus": 0.5,
             "pids": 32,
             "open_files": 64,
-            "file_bytes": "1MiB",
+            "file_bytes": "16MiB",
             "workspace_bytes": "8MiB",
             "tmp_bytes": "2MiB",
         },
@@ -89,6 +89,8 @@ class DaemonProcess:
     profiles: Mapping[str, Any] = field(default_factory=lambda: PROFILES)
     settings: Mapping[str, Any] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
+    open_files: int | None = None
+    """Descriptors that it may have; None leaves what the tests have."""
     process: subprocess.Popen[bytes] | None = None
     addresses: list[str] = field(default_factory=list)
 
@@ -130,8 +132,9 @@ class DaemonProcess:
             name: value for name, value in os.environ.items() if not name.startswith(("SESSIOND_", "DOCKER_"))
         }
         with self.log_path.open("ab") as log:
+            few = [] if self.open_files is None else ["prlimit", f"--nofile={self.open_files}"]
             self.process = subprocess.Popen(
-                [*COMMAND, "--config", str(self.config)],
+                [*few, *COMMAND, "--config", str(self.config)],
                 stdout=subprocess.PIPE,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
