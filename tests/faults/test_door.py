@@ -121,7 +121,9 @@ async def test_origin(daemon: DaemonProcess, address: tuple[str, int], origin: s
     assert await refused(daemon, {"Origin": origin}) == 403
 
 
-@pytest.mark.parametrize("host", ["evil.test", "evil.test:80", "localhost.evil.test", "127.0.0.1.evil.test", "10.0.0.1"])
+@pytest.mark.parametrize(
+    "host", ["evil.test", "evil.test:80", "localhost.evil.test", "127.0.0.1.evil.test", "10.0.0.1"]
+)
 async def test_host(address: tuple[str, int], host: str) -> None:
     """Row 29: 403 with the right token: a name that was rebound to us is not ours."""
     assert await refused(address, bearer(), host) == 403
@@ -132,7 +134,9 @@ async def test_status_needs_the_token_too(address: tuple[str, int]) -> None:
 
     async def get(path: str, *headers: str) -> int:
         reader, writer = await asyncio.open_connection(*address)
-        writer.write("\r\n".join([f"GET {path} HTTP/1.1", "Host: localhost", *headers, "Connection: close", "", ""]).encode())
+        writer.write(
+            "\r\n".join([f"GET {path} HTTP/1.1", "Host: localhost", *headers, "Connection: close", "", ""]).encode()
+        )
         answer = await reader.read()
         writer.close()
         await writer.wait_closed()
@@ -282,7 +286,9 @@ def complaint(
     make_daemon: Callable[..., DaemonProcess], tmp_path: Path, listen: str, **settings: object
 ) -> tuple[int, str]:
     """What a daemon with such a listener says, and its exit code."""
-    daemon = make_daemon(profiles=NOTHING_WARM, settings={"listen": [f"unix:{tmp_path}/own/run/s.sock", listen], **settings})
+    daemon = make_daemon(
+        profiles=NOTHING_WARM, settings={"listen": [f"unix:{tmp_path}/own/run/s.sock", listen], **settings}
+    )
     return daemon.start_and_fail()
 
 

@@ -6,7 +6,16 @@ import errno
 import hashlib
 
 import pytest
-from sessiond_client import Client, CommandLimits, CommandNotStartedError, Gap, Output, Session, UsageError
+from sessiond_client import (
+    Client,
+    CommandLimits,
+    CommandNotStartedError,
+    Gap,
+    Output,
+    Session,
+    SessionLimits,
+    UsageError,
+)
 from sessiond_protocol.messages import (
     Ack,
     CommandFollow,
@@ -169,7 +178,7 @@ async def test_fill_workspace(client: Client) -> None:
 
 async def test_file_larger_than_allowed(client: Client) -> None:
     """Row 5: SIGXFSZ or EFBIG at the limit of one file."""
-    session = await client.open("small")
+    session = await client.open("small", limits=SessionLimits(file_bytes=1 << 20))
     code = "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\ntry: open('big', 'wb', 0).write(b'x' * (1 << 20)); open('big', 'ab', 0).write(b'x')\nexcept OSError as error: print(error.errno)"
     assert int((await session.run(python(code))).stdout) == errno.EFBIG
     assert (await session.run(["head", "-c", "2M", "/dev/zero"], merge_stderr=False)).exit_code == 0
@@ -304,7 +313,7 @@ print((used.children_user + used.children_system) / 2)
 
 async def test_core_dumps_and_hard_limits(client: Client) -> None:
     """Row 19: no core, and no limit can be raised."""
-    session = await client.open("small")
+    session = await client.open("small", limits=SessionLimits(file_bytes=1 << 20))
     result = await session.run(python("import os; os.abort()"))
     assert result.signal == 6
     assert (await session.run(["ls", "-A"])).stdout == b""

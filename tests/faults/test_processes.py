@@ -237,7 +237,9 @@ async def test_working_directory_is_inside(client: Client, cwd: str, where: str)
     assert (await session.run(["pwd", "-P"], cwd=cwd)).stdout.decode() == f"{where}\n"
 
 
-@pytest.mark.parametrize("cwd", ["/proc/self/fd/7", "/proc/self/fd/3", "/proc/1/root", "/proc/1/cwd", "missing", "/etc/passwd", "x" * 300])
+@pytest.mark.parametrize(
+    "cwd", ["/proc/self/fd/7", "/proc/self/fd/3", "/proc/1/root", "/proc/1/cwd", "missing", "/etc/passwd", "x" * 300]
+)
 async def test_working_directory_that_cannot_be(client: Client, cwd: str) -> None:
     """Row 25: none of the guest's descriptors can be reached by it; the error says that it is the directory."""
     session = await client.open("open")
@@ -247,7 +249,9 @@ async def test_working_directory_that_cannot_be(client: Client, cwd: str) -> Non
     assert "directory" in refused.value.message
 
 
-@pytest.mark.parametrize("where", [{"cwd": "a\0b"}, {"argv": ["true", "a\0b"]}, {"env": {"A": "a\0b"}}, {"env": {"A\0": "b"}}], ids=str)
+@pytest.mark.parametrize(
+    "where", [{"cwd": "a\0b"}, {"argv": ["true", "a\0b"]}, {"env": {"A": "a\0b"}}, {"env": {"A\0": "b"}}], ids=str
+)
 async def test_nul(client: Client, daemon: DaemonProcess, where: dict[str, object]) -> None:
     """Row 25: `invalid`, whichever client sends it."""
     session = await client.open("open")
@@ -273,7 +277,11 @@ async def test_missing_program(client: Client) -> None:
     with pytest.raises(CommandNotStartedError) as refused:
         await session.run("no-such-program --option")
     assert refused.value.message.startswith("'no-such-program' cannot be executed")
-    for argv, reason in ((["no-such-program"], "No such file"), (["/etc/passwd"], "denied"), (["/workspace"], "denied")):
+    for argv, reason in (
+        (["no-such-program"], "No such file"),
+        (["/etc/passwd"], "denied"),
+        (["/workspace"], "denied"),
+    ):
         with pytest.raises(CommandNotStartedError) as refused:
             await session.run(argv)
         assert refused.value.code == "invalid"
@@ -306,5 +314,3 @@ async def test_errors_of_the_guest_do_not_leak_paths(client: Client) -> None:
         await session.run(["./missing"])
     assert "/var/lib" not in refused.value.message
     assert refused.value.message.startswith("'./missing'")
-
-

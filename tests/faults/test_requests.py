@@ -108,7 +108,9 @@ async def test_answer_at_the_end_without_following(client: Client, daemon: Daemo
     """Who wants only the result and no output gets it."""
     session = await client.open("open")
     async with await Wire.greeted(daemon) as wire:
-        reply = await wire.ask(Exited, CommandStart, **start(session.id, "c", "sh", "-c", "echo x; exit 4", answer="exited"))
+        reply = await wire.ask(
+            Exited, CommandStart, **start(session.id, "c", "sh", "-c", "echo x; exit 4", answer="exited")
+        )
         assert (reply.exit.code, reply.exit.output_bytes) == (4, 2)
         assert not [message for message in wire.messages if isinstance(message, OutputMessage)]
 
@@ -161,7 +163,9 @@ async def test_gap_from_to(client: Client, daemon: DaemonProcess) -> None:
             position += len(piece.data)
             await wire.send(Ack(session=session.id, command="long", offset=position, window=65536))
         await wire.expect(Exited)
-        error = await wire.refused(CommandFollow, session=session.id, command="long", offset=info.output_to + 1, window=1)
+        error = await wire.refused(
+            CommandFollow, session=session.id, command="long", offset=info.output_to + 1, window=1
+        )
         assert error.code == "invalid"
 
 
@@ -191,7 +195,9 @@ async def test_window_is_kept(client: Client, daemon: DaemonProcess) -> None:
 
 
 @pytest.mark.parametrize("lie", [(10**15, 10**15), (2**53 - 1, 2**53 - 1)])
-async def test_acknowledgement_of_what_was_not_sent(client: Client, daemon: DaemonProcess, lie: tuple[int, int]) -> None:
+async def test_acknowledgement_of_what_was_not_sent(
+    client: Client, daemon: DaemonProcess, lie: tuple[int, int]
+) -> None:
     """An `ack` that lies harms nobody but its sender."""
     session = await client.open("small")
     async with await Wire.greeted(daemon) as wire:
