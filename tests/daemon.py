@@ -7,6 +7,7 @@ import http.client
 import json
 import os
 import re
+import resource
 import select
 import signal
 import socket
@@ -269,6 +270,11 @@ class DaemonProcess:
         """Bytes of its own that are in memory."""
         text = Path(f"/proc/{self.pid}/status").read_text()
         return int(text.split("RssAnon:")[1].split()[0]) * 1024
+
+    def limit_file_size(self, most: int | None) -> None:
+        """From now on its files end at `most` bytes: what a full disk does."""
+        _, hard = resource.prlimit(self.pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(self.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY if most is None else most, hard))
 
     def descriptors(self) -> int:
         """How many it has open."""
