@@ -93,7 +93,7 @@ class Command:
         self._handle = 0
         self._start: wire.Start | None = None
         self._acked = 0
-        self._open_streams = 3
+        self._open_streams = 1 if request.merge_stderr else 3
         self._stdin: deque[tuple[int, bytes]] = deque()
         self._stdin_sent = 0
         self._stdin_acked = 0
