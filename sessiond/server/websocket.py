@@ -131,6 +131,7 @@ class WebSocketConnection(asyncio.Protocol):
             self.flush()
         finally:
             self._outbox.flush()
+            self._outbox.tidy()
 
     @override
     def eof_received(self) -> None:

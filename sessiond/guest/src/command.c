@@ -14,6 +14,7 @@
 #include "spawn.h"
 
 enum {
+    START_PATIENCE_MS = 2, /* a start waits this long for an end to travel with: to say it alone costs a short command a tenth */
     KILL_PAUSE_FIRST_MS = 5, /* between looks at whether a killed tree is gone */
     KILL_PAUSE_MOST_MS = 1000,
     DESCRIPTORS_KEPT = 8, /* that commands leave to the guest, for dialing and for looking into /proc */
@@ -173,8 +174,7 @@ enum refusal command_start(const struct frame *frame) {
     command->grace = MILLISECONDS(start.grace_ms);
     if (command->state == RUNNING && start.timeout_ms != 0)
         command->deadline = command->began + MILLISECONDS(start.timeout_ms);
-    command_owes(command, DUE_START, 0);
-    channel_flush(); /* now, before the next frame's spawn takes its time */
+    command_owes(command, DUE_START, command->state == REFUSED ? 0 : START_PATIENCE_MS);
     return FINE;
 }
 
