@@ -1,4 +1,4 @@
-"""A daemon for tests: a real process with a state directory and a socket of its own, and what can be seen of it from outside."""
+"""A daemon for tests: a real process with a state directory and a socket of its own, and what it looks like outside."""
 
 from __future__ import annotations
 

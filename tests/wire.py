@@ -1,8 +1,9 @@
-"""A connection whose every byte the test chooses: real sockets, websockets' sans-I/O half of a client, and the codec."""
+"""A connection whose every byte the test chooses: real sockets, websockets' sans-I/O client, and the codec."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Callable, Mapping
 from types import TracebackType
@@ -176,17 +177,13 @@ class Wire:
             elif isinstance(event, Frame) and event.opcode is Opcode.PONG:
                 self.pongs += 1
         if not self._over:
-            try:
+            with contextlib.suppress(ConnectionError):
                 await self.flush()
-            except ConnectionError:
-                pass
         return not self._over
 
     async def close(self) -> None:
         """Hang up, without goodbye."""
         self._over = True
         self._writer.close()
-        try:
+        with contextlib.suppress(ConnectionError):
             await self._writer.wait_closed()
-        except ConnectionError:
-            pass

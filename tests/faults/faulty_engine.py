@@ -8,8 +8,17 @@ import socket
 import threading
 from pathlib import Path
 
-ANSWER = b"HTTP/1.1 500 Internal Server Error\r\nContent-Type: application/json\r\nContent-Length: 27\r\nConnection: close\r\n\r\n"
 BODY = b'{"message": "out of order"}'
+ANSWER = b"\r\n".join(
+    (
+        b"HTTP/1.1 500 Internal Server Error",
+        b"Content-Type: application/json",
+        b"Content-Length: %d" % len(BODY),
+        b"Connection: close",
+        b"",
+        BODY,
+    )
+)
 
 
 class FaultyEngine:
@@ -64,7 +73,7 @@ class FaultyEngine:
                 if self.pattern.match(data):
                     self.matched += 1
                     if self.mode == "fail":
-                        client.sendall(ANSWER + BODY)
+                        client.sendall(ANSWER)
                         break
                     self._released.wait()
                 upstream.sendall(data)

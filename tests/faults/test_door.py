@@ -271,15 +271,14 @@ async def test_connections_are_capped(daemon: DaemonProcess) -> None:
 
 async def test_half_open_connection(daemon: DaemonProcess) -> None:
     """Row 43: one that does not answer pings is detached; its session is kept."""
-    async with connect(daemon.url) as client:
-        async with await client.open("open") as session:
-            silent = await Wire.greeted(daemon)
-            await silent.ask(SessionReply, SessionAttach, session=session.id)
-            assert (await session.info()).attached == 1
-            while (await session.info()).attached:  # noqa: ASYNC110 - each question is an answer awaited
-                pass
-            assert (await session.run(["echo", "kept"])).stdout == b"kept\n"
-            await silent.close()
+    async with connect(daemon.url) as client, await client.open("open") as session:
+        silent = await Wire.greeted(daemon)
+        await silent.ask(SessionReply, SessionAttach, session=session.id)
+        assert (await session.info()).attached == 1
+        while (await session.info()).attached:
+            pass
+        assert (await session.run(["echo", "kept"])).stdout == b"kept\n"
+        await silent.close()
 
 
 def complaint(
@@ -322,9 +321,26 @@ async def test_tls(make_daemon: Callable[..., DaemonProcess], tmp_path: Path) ->
     """With a certificate the token travels encrypted, and nothing answers in the open."""
     certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
     subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-        + ["-keyout", str(key), "-out", str(certificate), "-days", "2", "-subj", "/CN=localhost"]
-        + ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"],
+        [
+            "openssl",
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:prime256v1",
+            "-nodes",
+            "-keyout",
+            str(key),
+            "-out",
+            str(certificate),
+            "-days",
+            "2",
+            "-subj",
+            "/CN=localhost",
+            "-addext",
+            "subjectAltName=DNS:localhost,IP:127.0.0.1",
+        ],
         check=True,
         capture_output=True,
     )

@@ -30,7 +30,7 @@ def faulty(engine: EngineUnderTest, tmp_path: Path) -> Iterator[FaultyEngine]:
 
 @docker
 async def test_engine_answers_500(faulty: FaultyEngine, make_daemon: Callable[..., DaemonProcess]) -> None:
-    """Row 53: creation fails: opening is `unavailable` and says why; open sessions go on; attempts back off; then all is well."""
+    """Row 53: opening is `unavailable` and says why; open sessions go on; attempts back off; then all is well."""
     daemon = make_daemon(
         profiles={"open": {**OPEN, "pool": {"min": 1, "max": 4}}}, settings={"docker_host": faulty.url}
     ).start()
@@ -175,18 +175,17 @@ async def test_two_daemons_side_by_side(make_daemon: Callable[..., DaemonProcess
 
 
 async def test_opening_beyond_the_pool(make_daemon: Callable[..., DaemonProcess]) -> None:
-    """Row 60: who comes first is served first; beyond the waiters' bound `busy`; hits, misses and refusals are counted."""
+    """Row 60: first come, first served; beyond the waiters' bound `busy`; hits, misses and refusals are counted."""
     pool = {"min": 1, "max": 2, "waiters": 2, "wait": 20}
     daemon = make_daemon(profiles={"open": {**OPEN, "pool": pool}}).start()
     async with connect(daemon.url) as client:
         await eventually("warm", daemon.full)
         held = [await client.open("open"), await client.open("open")]
-        assert held[0] is not held[1]
-        assert [(await session.info()).pooled for session in held][0] is True
+        assert (await held[0].info()).pooled
         waiting = []
         for number in range(2):
             waiting.append(asyncio.create_task(client.open("open", name=f"waits {number}")))
-            await eventually("it waits", lambda: daemon.pool("open")["waiting"] == len(waiting))  # noqa: B023
+            await eventually("it waits", lambda: daemon.pool("open")["waiting"] == len(waiting))
         with pytest.raises(BusyError):
             await client.open("open")
         await held[0].close()

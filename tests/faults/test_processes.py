@@ -5,8 +5,8 @@ from __future__ import annotations
 import signal
 
 import pytest
-from sessiond_client import Client, CommandNotStartedError, Output, Session
 from msgpack import packb
+from sessiond_client import Client, CommandNotStartedError, Output, Session
 from sessiond_protocol.messages import CommandStart, Error, Exited
 from sessiond_protocol.messages import Output as OutputMessage
 
@@ -17,7 +17,8 @@ ATTACK = """
 import ctypes, errno, os, sys
 libc = ctypes.CDLL(None, use_errno=True)
 libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
-libc.process_vm_readv.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_ulong, ctypes.c_void_p, ctypes.c_ulong, ctypes.c_ulong]
+long = ctypes.c_ulong
+libc.process_vm_readv.argtypes = [ctypes.c_int, ctypes.c_void_p, long, ctypes.c_void_p, long, long]
 def call(function, *arguments):
     if function(*arguments) == -1:
         raise OSError(ctypes.get_errno(), "")
@@ -117,7 +118,14 @@ async def test_kill_everything_from_inside(client: Client) -> None:
 async def test_every_signal_to_the_guest(client: Client) -> None:
     """Row 10: STOP, KILL and all others, sent to PID 1 from inside, change nothing."""
     session = await client.open("open")
-    code = "import os\nfor number in range(1, 65):\n  try: os.kill(1, number)\n  except OSError as error: print(number, error)"
+    code = """
+import os
+for number in range(1, 65):
+    try:
+        os.kill(1, number)
+    except OSError as error:
+        print(number, error)
+"""
     assert (await session.run(python(code))).output == b""
     await usable(session)
     cat = await session.start(["cat"])
@@ -210,7 +218,12 @@ async def test_standard_input_that_nobody_gives(client: Client) -> None:
 async def test_command_that_ignores_term(client: Client) -> None:
     """Row 17: KILL after the grace; `timed_out`."""
     session = await client.open("open")
-    code = "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('deaf', flush=True)\ntime.sleep(3600)"
+    code = """
+import signal, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+print("deaf", flush=True)
+time.sleep(3600)
+"""
     result = await session.run(python(code), timeout=1.0, grace=0.2)
     assert (result.cause, result.signal, result.exit_code) == ("timeout", signal.SIGKILL, None)
     assert result.stdout == b"deaf\n"

@@ -14,7 +14,6 @@ from sessiond_protocol.messages import (
     CommandInfo,
     CommandList,
     CommandReply,
-    CommandsReply,
     CommandSignal,
     CommandStart,
     CommandStdin,

@@ -153,7 +153,12 @@ async def test_system_calls_that_are_refused(client: Client, name: str, number: 
     if os.uname().machine != "x86_64":
         pytest.skip("the numbers are x86_64's")
     session = await client.open("open")
-    code = f"import ctypes, errno; libc = ctypes.CDLL(None, use_errno=True); r = libc.syscall({number}, {arguments}, 0, 0, 0, 0); print(r, errno.errorcode.get(ctypes.get_errno()))"
+    code = f"""
+import ctypes, errno
+libc = ctypes.CDLL(None, use_errno=True)
+result = libc.syscall({number}, {arguments}, 0, 0, 0, 0)
+print(result, errno.errorcode.get(ctypes.get_errno()))
+"""
     result, error = (await session.run(["python3", "-c", code])).stdout.decode().split()
     assert result == "-1", f"{name} worked"
     assert error in ("EPERM", "ENOSYS"), f"{name}: {error}"
@@ -179,7 +184,13 @@ async def test_system_calls_that_are_refused(client: Client, name: str, number: 
 async def test_kernel_files_are_closed(client: Client, path: str) -> None:
     """Row 21: cannot be written, or are not there."""
     session = await client.open("open")
-    code = "import errno, sys\ntry: open(sys.argv[1], 'wb', buffering=0).write(b'0 0 1')\nexcept OSError as error: print(errno.errorcode[error.errno])"
+    code = """
+import errno, sys
+try:
+    open(sys.argv[1], "wb", buffering=0).write(b"0 0 1")
+except OSError as error:
+    print(errno.errorcode[error.errno])
+"""
     assert (await session.run(python(code, path))).stdout.decode().strip() in ("EROFS", "EACCES", "EPERM", "ENOENT")
 
 
@@ -187,9 +198,18 @@ async def test_set_uid_programs_gain_nothing(client: Client) -> None:
     """Row 23: they run as who runs them."""
     session = await client.open("open")
     found = (await session.run("find / -xdev -perm -4000 -type f 2>/dev/null; true")).stdout.decode().split()
-    code = "import os, sys\nfor path in sys.argv[1:]:\n  pid = os.fork()\n  if not pid:\n    os.close(1); os.close(2); os.execv(path, [path, '--version'])\n  print(open(f'/proc/{pid}/status').read().split('Uid:')[1].split()[:4]); os.waitpid(pid, 0)"
+    code = """
+import os, sys
+for path in sys.argv[1:]:
+    pid = os.fork()
+    if not pid:
+        os.closerange(1, 3)
+        os.execv(path, [path, "--version"])
+    print(*open(f"/proc/{pid}/status").read().split("Uid:")[1].split()[:4])
+    os.waitpid(pid, 0)
+"""
     for line in (await session.run(python(code, *found))).stdout.decode().splitlines():
-        assert line == "['1000', '1000', '1000', '1000']"
+        assert line == "1000 1000 1000 1000"
     copy = "cp $(command -v id) own-id && chmod 4755 own-id && ./own-id -u"
     assert (await session.run(copy)).stdout == b"1000\n"
 
