@@ -1,0 +1,1 @@
+"""The daemon: see ARCHITECTURE.md for what is where."""

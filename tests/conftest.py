@@ -110,7 +110,7 @@ def bystander(daemon: DaemonProcess) -> Iterator[Bystander]:
     bystander.close()
 
 
-class ends_clean:  # noqa: N801 - reads as a function
+class ends_clean:
     """Run a daemon; at the end it must stop by itself and leave nothing."""
 
     def __init__(self, daemon: DaemonProcess) -> None:

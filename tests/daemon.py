@@ -1,4 +1,4 @@
-"""A daemon for tests: a real process with a state directory and a socket of its own, and what can be seen of it from outside."""
+"""A daemon for tests: a real process with a state directory and a socket of its own, and what it looks like outside."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import http.client
 import json
 import os
 import re
+import resource
 import select
 import signal
 import socket
@@ -56,7 +57,7 @@ PROFILES: dict[str, Any] = {
             "cpus": 0.5,
             "pids": 32,
             "open_files": 64,
-            "file_bytes": "1MiB",
+            "file_bytes": "16MiB",
             "workspace_bytes": "8MiB",
             "tmp_bytes": "2MiB",
         },
@@ -89,6 +90,8 @@ class DaemonProcess:
     profiles: Mapping[str, Any] = field(default_factory=lambda: PROFILES)
     settings: Mapping[str, Any] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
+    open_files: int | None = None
+    """Descriptors that it may have; None leaves what the tests have."""
     process: subprocess.Popen[bytes] | None = None
     addresses: list[str] = field(default_factory=list)
 
@@ -130,8 +133,9 @@ class DaemonProcess:
             name: value for name, value in os.environ.items() if not name.startswith(("SESSIOND_", "DOCKER_"))
         }
         with self.log_path.open("ab") as log:
+            few = [] if self.open_files is None else ["prlimit", f"--nofile={self.open_files}"]
             self.process = subprocess.Popen(
-                [*COMMAND, "--config", str(self.config)],
+                [*few, *COMMAND, "--config", str(self.config)],
                 stdout=subprocess.PIPE,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
@@ -245,24 +249,32 @@ class DaemonProcess:
         pool: dict[str, Any] = self.status()["pools"][profile]
         return pool
 
-    def settled(self, sessions: int = 0) -> bool:
-        """Whether every pool has what it wants, nothing is under way, and the engine has no sandbox more."""
-        status = self.status()
-        pools = status["pools"]
-        quiet = all(
+    def full(self) -> bool:
+        """Whether every pool has what it wants and nothing is under way."""
+        return all(
             pool["error"] is None
             and pool["warm"] == self.profiles[name].get("pool", {}).get("min", 2)
             and not (pool["creating"] or pool["removing"] or pool["waiting"])
-            for name, pool in pools.items()
+            for name, pool in self.status()["pools"].items()
         )
+
+    def settled(self, sessions: int = 0) -> bool:
+        """Whether also the engine has no sandbox more, and so many sessions are open."""
+        status = self.status()
+        pools = status["pools"]
         held = sum(pool["warm"] + pool["claimed"] for pool in pools.values())
         claimed = sum(pool["claimed"] for pool in pools.values())
-        return quiet and status["sessions"] == claimed == sessions and len(self.sandboxes()) == held
+        return self.full() and status["sessions"] == claimed == sessions and len(self.sandboxes()) == held
 
     def memory(self) -> int:
         """Bytes of its own that are in memory."""
         text = Path(f"/proc/{self.pid}/status").read_text()
         return int(text.split("RssAnon:")[1].split()[0]) * 1024
+
+    def limit_file_size(self, most: int | None) -> None:
+        """From now on its files end at `most` bytes: what a full disk does."""
+        _, hard = resource.prlimit(self.pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(self.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY if most is None else most, hard))
 
     def descriptors(self) -> int:
         """How many it has open."""

@@ -1,8 +1,9 @@
-"""A connection whose every byte the test chooses: real sockets, websockets' sans-I/O half of a client, and the codec."""
+"""A connection whose every byte the test chooses: real sockets, websockets' sans-I/O client, and the codec."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Callable, Mapping
 from types import TracebackType
@@ -120,11 +121,17 @@ class Wire:
         return self.messages.popleft() if self.messages else None
 
     async def expect(self, model: type[M], where: Callable[[M], bool] = lambda _: True) -> M:
-        """The next message of that kind; others are skipped."""
-        while (message := await self.next()) is not None:
-            if isinstance(message, model) and where(message):
-                return message
-        raise AssertionError(f"the server closed ({self.close_code}) and sent no {model.__name__}")
+        """The next message of that kind; others are left for later."""
+        looked_at = 0
+        while True:
+            for index in range(looked_at, len(self.messages)):
+                message = self.messages[index]
+                if isinstance(message, model) and where(message):
+                    del self.messages[index]
+                    return message
+            looked_at = len(self.messages)
+            if not await self._read() and looked_at == len(self.messages):
+                raise AssertionError(f"the server closed ({self.close_code}) and sent no {model.__name__}")
 
     async def ask(self, reply: type[M], request: Callable[..., Any], **fields: Any) -> M:
         """Send a request and return its reply, which must be of that kind."""
@@ -170,17 +177,13 @@ class Wire:
             elif isinstance(event, Frame) and event.opcode is Opcode.PONG:
                 self.pongs += 1
         if not self._over:
-            try:
+            with contextlib.suppress(ConnectionError):
                 await self.flush()
-            except ConnectionError:
-                pass
         return not self._over
 
     async def close(self) -> None:
         """Hang up, without goodbye."""
         self._over = True
         self._writer.close()
-        try:
+        with contextlib.suppress(ConnectionError):
             await self._writer.wait_closed()
-        except ConnectionError:
-            pass

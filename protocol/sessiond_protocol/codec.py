@@ -5,7 +5,7 @@ A field that has its default value need not travel, except `type`, which always 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 from msgpack import packb, unpackb  # type: ignore[import-untyped]
 from pydantic import TypeAdapter, ValidationError
@@ -20,9 +20,13 @@ from sessiond_protocol.errors import (
 )
 from sessiond_protocol.messages import ClientMessage, CommandStdin, Output, ServerMessage
 
+M = TypeVar("M")
+
 _CLIENT: TypeAdapter[ClientMessage] = TypeAdapter(ClientMessage)
 _SERVER: TypeAdapter[ServerMessage] = TypeAdapter(ServerMessage)
 
+_SMALL_BYTES = 4096
+"""A frame of this size can claim little memory, whatever is in it."""
 _DETAIL_CHARACTERS = 300
 _EXPLAINED_ERRORS = 32
 """Of a message that is wrong in more places no place is named: the list of them all would cost megabytes."""
@@ -64,30 +68,39 @@ def _encode_bulk(message: Output | CommandStdin) -> bytes:
 
 def decode_client(data: bytes) -> ClientMessage:
     """The message in a frame that a client sent. Raises only subclasses of RemoteProtocolError."""
-    fields = _unpack(data)
-    try:
-        return _CLIENT.validate_python(fields, by_name=False)
-    except ValidationError as error:
-        raise _invalid(fields, error) from None
+    return _decode(_CLIENT, data)
 
 
 def decode_server(data: bytes) -> ServerMessage:
     """The message in a frame that a server sent. Raises only subclasses of RemoteProtocolError."""
-    fields = _unpack(data)
+    return _decode(_SERVER, data)
+
+
+def _decode(adapter: TypeAdapter[M], data: bytes) -> M:
+    """Models allow nothing that the limits forbid: a small frame that makes a valid message needs no look of its own.
+
+    Any other is looked at first, or, when it proves wrong, afterwards, so that what is refused and why never depends on
+    its size.
+    """
+    small = len(data) <= _SMALL_BYTES
+    if not small:
+        limits.check_frame(data)
     try:
-        return _SERVER.validate_python(fields, by_name=False)
+        fields: Any = unpackb(data, object_pairs_hook=_unique)
+        if isinstance(fields, dict):
+            _check_control(data, fields.get("type"))
+            return adapter.validate_python(fields, by_name=False)
     except ValidationError as error:
+        limits.check_frame(data)
         raise _invalid(fields, error) from None
-
-
-def _unpack(data: bytes) -> dict[str, Any]:
-    limits.check_frame(data)
-    try:
-        fields: dict[str, Any] = unpackb(data, object_pairs_hook=_unique)
     except UnicodeDecodeError:
+        limits.check_frame(data)
         raise MalformedFrameError("a string is not UTF-8") from None
-    _check_control(data, fields.get("type"))
-    return fields
+    except ValueError as error:
+        limits.check_frame(data)
+        raise MalformedFrameError(f"not msgpack: {error}") from None
+    limits.check_frame(data)
+    raise MalformedFrameError("not a map")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -45,7 +45,10 @@ _OFFSET_AT = _HEADER.size
 _DATA_AT = _HEADER.size + _U64.size
 
 _STDIN_PIPE, _MERGE_STDERR, _PTY = 1, 2, 4
-_TIMED_OUT, _OOM, _KILLED = 1, 2, 4
+_TIMED_OUT, _OOM, _KILLED, _STDOUT_EOF, _STDERR_EOF = 1, 2, 4, 8, 16
+
+
+_EXIT_FLAGS = _TIMED_OUT | _OOM | _KILLED | _STDOUT_EOF | _STDERR_EOF
 
 
 class GuestProtocolError(Exception):
@@ -221,6 +224,9 @@ class Exited:
     oom: bool = False
     killed: bool = False
     """By a signal that the daemon had asked for."""
+    stdout_eof: bool = False
+    """That stream has ended; there is no OUTPUT_EOF of its own then."""
+    stderr_eof: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -352,6 +358,7 @@ def _start(frame: Start) -> bytes:
 
 def _exited(frame: Exited) -> bytes:
     flags = _TIMED_OUT * frame.timed_out | _OOM * frame.oom | _KILLED * frame.killed
+    flags |= _STDOUT_EOF * frame.stdout_eof | _STDERR_EOF * frame.stderr_eof
     usage = (frame.output_bytes, frame.wall_ns, frame.user_us, frame.system_us, frame.max_rss_kib)
     return _EXITED.pack(frame.code, frame.signal, flags, 0, *usage)
 
@@ -476,7 +483,7 @@ def _decode_failed(command: int, payload: bytes) -> Failed:
 def _decode_exited(command: int, payload: bytes) -> Exited:
     _expect("EXITED", payload, _EXITED.size)
     code, signal, flags, reserved, output, wall, user, system, rss = _EXITED.unpack(payload)
-    if reserved or flags & ~(_TIMED_OUT | _OOM | _KILLED) or code > 255 or signal > 64 or (code and signal):
+    if reserved or flags > _EXIT_FLAGS or code > 255 or signal > 64 or (code and signal):
         raise GuestProtocolError(f"EXITED with code {code}, signal {signal}, flags {flags:#x}, reserved {reserved}")
     return Exited(
         command=command,
@@ -490,6 +497,8 @@ def _decode_exited(command: int, payload: bytes) -> Exited:
         timed_out=bool(flags & _TIMED_OUT),
         oom=bool(flags & _OOM),
         killed=bool(flags & _KILLED),
+        stdout_eof=bool(flags & _STDOUT_EOF),
+        stderr_eof=bool(flags & _STDERR_EOF),
     )
 
 

@@ -26,7 +26,9 @@ def report(error: BaseException, arguments: Sequence[str]) -> int:
         error.show()
         return error.exit_code
     if isinstance(error, click.ClickException):
-        fields, status = {"code": "usage", "message": error.format_message()}, own_failure or error.exit_code
+        wrong_usage = isinstance(error, click.UsageError)
+        fields = {"code": "usage" if wrong_usage else "failed", "message": error.format_message()}
+        status = own_failure or error.exit_code
         if isinstance(error, click.UsageError) and error.ctx is not None:
             fields["hint"] = f"see `{error.ctx.command_path} --help`"
     elif "sessiond_client" in sys.modules:

@@ -22,7 +22,7 @@ COMMANDS = {
     "close": ("sessiond.cli.sessions:close", "Close sessions."),
     "doctor": ("sessiond.cli.doctor:doctor", "Check that this machine can keep what sessiond promises."),
     "image": ("sessiond.cli.image:image", "Build and look at sandbox images."),
-    "bench": ("sessiond.cli.bench:bench", "Measure a running daemon."),
+    "bench": ("sessiond.cli.bench:bench", "Measure what commands, openings and output cost here."),
     "demo": ("sessiond.cli.demo:demo", "Show what sessiond does, on this machine."),
 }
 """Name: where it is, and what it does."""

@@ -10,7 +10,7 @@ import click
 
 
 @click.command()
-@click.option("--config", type=click.Path(path_type=Path), help="Settings file (default: sessiond.toml here, if there is one).")
+@click.option("--config", type=click.Path(path_type=Path), help="Settings (default: sessiond.toml, if it is here).")
 @click.option("--state", type=click.Path(path_type=Path), help="State directory; one daemon on each.")
 @click.option("--listen", multiple=True, metavar="ADDRESS", help="unix:/PATH or tcp:127.0.0.1:PORT; may be repeated.")
 @click.option("--engine", type=click.Choice(["auto", "docker", "bubblewrap"]), help="What makes sandboxes.")

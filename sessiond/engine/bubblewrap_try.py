@@ -21,7 +21,10 @@ def look_around(etc: Path) -> Surroundings:
 def bwrap_version(around: Surroundings) -> str:
     """As bwrap says it. Blocks."""
     command = [around.bwrap, "--version"]
-    done = subprocess.run(command, capture_output=True, timeout=TRY_SECONDS, check=True, text=True)  # noqa: S603
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=TRY_SECONDS, check=True, text=True)  # noqa: S603
+    except (OSError, subprocess.SubprocessError) as error:
+        raise EngineUnavailableError(f"bubblewrap: {around.bwrap} does not tell its version: {error}") from error
     return done.stdout.strip().removeprefix("bubblewrap ")
 
 
@@ -29,15 +32,21 @@ def try_jail(around: Surroundings, uid: int | None) -> None:
     """Make a jail that ends at once, as this host user if given. Raises EngineUnavailableError. Blocks."""
     identity = ["--uid", str(SANDBOX_UID), "--gid", str(SANDBOX_UID)]
     command = [around.bwrap, "--unshare-all", "--as-pid-1", *identity, *around.root, around.prlimit, "--version"]
-    done = subprocess.run(  # noqa: S603 - our own command line, no shell
-        command,
-        capture_output=True,
-        timeout=TRY_SECONDS,
-        check=False,
-        user=uid,
-        group=uid,
-        extra_groups=None if uid is None else (),
-    )
+    try:
+        done = subprocess.run(  # noqa: S603 - our own command line, no shell
+            command,
+            capture_output=True,
+            timeout=TRY_SECONDS,
+            check=False,
+            user=uid,
+            group=uid,
+            extra_groups=None if uid is None else (),
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        who = "" if uid is None else f" as host user {uid}"
+        raise EngineUnavailableError(
+            f"bubblewrap: {around.bwrap} cannot be run{who}: {error}. Every user must be able to run it"
+        ) from error
     if done.returncode != 0:
         words = done.stderr.decode(errors="replace").strip()
         raise EngineUnavailableError(

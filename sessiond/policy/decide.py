@@ -123,7 +123,7 @@ class Policy:
             return (request.argv,), request.argv
         text = request.text or ""
         plain = parse(text)
-        if plain.single and plain.commands[0][0] not in rules.BUILTINS_ONLY:
+        if plain.single and plain.commands[0][0] not in rules.BUILTINS:
             return plain.commands, plain.commands[0]
         return plain.commands, (*self._shell, text)
 

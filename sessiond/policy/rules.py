@@ -88,8 +88,10 @@ BUILTINS_REFUSED = _words(
 )
 """Shell builtins that run what they are given or change what later words mean. No list can allow them."""
 
-BUILTINS_ONLY = _words(": bg break cd continue exit fg jobs logout return shift times type ulimit umask wait")
-"""Shell builtins with no program behind them: a text that is only one of these still needs the shell."""
+BUILTINS = BUILTINS_REFUSED | _words(
+    ": bg break cd continue exit fg jobs kill logout return shift times type ulimit umask wait"
+)
+"""Shell builtins with no program behind them, or often none: a text that is only one of these still needs the shell."""
 
 _ENVIRONMENT_NAMES = _words(
     "PATH HOME IFS ENV SHELL CDPATH EXECIGNORE GLOBIGNORE INPUTRC PROMPT_COMMAND PS0 PS1 PS2 PS4 "

@@ -93,7 +93,7 @@ class Command:
         self._handle = 0
         self._start: wire.Start | None = None
         self._acked = 0
-        self._open_streams = 3
+        self._open_streams = 1 if request.merge_stderr else 3
         self._stdin: deque[tuple[int, bytes]] = deque()
         self._stdin_sent = 0
         self._stdin_acked = 0
@@ -232,6 +232,12 @@ class Command:
             self._acked = spool.end
             self._send(wire.OutputAck(self._handle, self._acked), soon=self.running)
 
+    def settle(self) -> None:
+        """Its end is on record: the guest may forget it."""
+        self.acknowledge()
+        if self.exit is not None:
+            self._send(wire.Forget(self._handle), soon=False)
+
     def lose(self, failure: Failure) -> None:
         """It will never be heard of again: its sandbox is gone, or its guest does not know it."""
         if not self.running:
@@ -275,7 +281,7 @@ class Command:
             substitute(self)
             return
         self._move("failed")
-        self.failure = spawn_failure(self.request.argv or [], frame)
+        self.failure = spawn_failure(self._start, frame)
         self._open_streams = 0
         self._finish()
         self._pump()
@@ -312,11 +318,12 @@ class Command:
             if self.state == "starting":
                 raise GuestFault(f"command {self._handle} ended before it started")
             self._move("exited")
+            self._open_streams &= ~(frame.stdout_eof | frame.stderr_eof << 1)
             self.exit = exit_record(frame)
             self._finish()
             self._pump()
-            self.acknowledge()
-        self._send(wire.Forget(self._handle), soon=False)
+        else:
+            self.settle()
 
     def on_stdin_ack(self, frame: wire.StdinAck) -> None:
         """Standard input moved on, or its reading end is gone."""
@@ -335,7 +342,7 @@ class Command:
     def resynchronise(self, *, known: bool) -> None:
         """The guest redialed and said whether it knows this command: repeat what may not have reached it."""
         if not self.running:
-            self._send(wire.Forget(self._handle))
+            self.settle()
             return
         if not known:
             if self.state == "running" or self._start is None:
@@ -399,9 +406,9 @@ class Command:
             starter.sink.send(Exited(re=starter.re, session=self.session_id, command=self.id, exit=self.exit))
 
 
-def spawn_failure(argv: list[str], frame: wire.Failed) -> Failure:
+def spawn_failure(start: wire.Start | None, frame: wire.Failed) -> Failure:
     """Why a command could not be spawned, in words."""
-    what, why = argv[0] if argv else "the shell", os.strerror(frame.errno)
+    what, why = start.argv[0].decode() if start is not None else "it", os.strerror(frame.errno)
     match frame.stage:
         case wire.STAGE_COMMANDS:
             return Failure(

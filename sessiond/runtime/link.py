@@ -273,13 +273,10 @@ class _Connection(asyncio.Protocol):
             self._flushing = True
             self._link.outbox.add(self)
         elif not soon and self._lazy is None:
-            self._lazy = asyncio.get_running_loop().call_later(LAZY_SECONDS, self.flush)
+            self._lazy = asyncio.get_running_loop().call_later(LAZY_SECONDS, self._flush_lazily)
 
     def flush(self) -> None:
         self._flushing = False
-        if self._lazy is not None:
-            self._lazy.cancel()
-            self._lazy = None
         transport, unsent = self._transport, self._unsent
         self._unsent = []
         if not unsent or transport is None or transport.is_closing():
@@ -287,6 +284,10 @@ class _Connection(asyncio.Protocol):
         transport.write(unsent[0] if len(unsent) == 1 else b"".join(unsent))
         if transport.get_write_buffer_size() > MOST_UNSENT_BYTES:
             self._link.fault("guest does not read what it is sent")
+
+    def _flush_lazily(self) -> None:
+        self._lazy = None
+        self.flush()
 
     def abort(self) -> None:
         if self._transport is not None:

@@ -18,13 +18,22 @@ class Mouth(Protocol):
         """Write them."""
 
 
+CHORE_SECONDS = 0.002
+"""How long a chore may wait for a better moment."""
+
+
 class Outbox:
-    """The event loop's one collection of peers to be written to."""
+    """The event loop's one collection of peers to be written to, and of chores for when that is done.
+
+    The best moment for chores is when a guest has just been given something to do. Right after an answer is the worst:
+    on a busy machine the client it wakes shares our processor, and its next request would wait for them.
+    """
 
     def __init__(self) -> None:
         self._waiting: list[Mouth] = []
         self._chores: list[Callable[[], None]] = []
         self._holding = False
+        self._timer: asyncio.TimerHandle | None = None
 
     def add(self, mouth: Mouth) -> None:
         """Have the mouth flushed: when what is being dealt with is done, or else in the loop's next turn."""
@@ -33,10 +42,10 @@ class Outbox:
         self._waiting.append(mouth)
 
     def afterwards(self, chore: Callable[[], None]) -> None:
-        """Do what nobody waits for once everything is written."""
-        if not self._chores and not self._holding:
-            asyncio.get_running_loop().call_soon(self.flush)
+        """Do what nobody waits for at the next good moment, at the latest in `CHORE_SECONDS`."""
         self._chores.append(chore)
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(CHORE_SECONDS, self._overdue)
 
     def hold(self) -> None:
         """Something has arrived and is being dealt with."""
@@ -45,10 +54,19 @@ class Outbox:
     def flush(self) -> None:
         """It has been dealt with: write what there is to write."""
         self._holding = False
-        while self._waiting or self._chores:
+        while self._waiting:
             waiting, self._waiting = self._waiting, []
             for mouth in waiting:
                 mouth.flush()
+
+    def tidy(self) -> None:
+        """This is a good moment for chores."""
+        while self._chores:
             chores, self._chores = self._chores, []
             for chore in chores:
                 chore()
+        self.flush()
+
+    def _overdue(self) -> None:
+        self._timer = None
+        self.tidy()

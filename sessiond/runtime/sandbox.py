@@ -41,7 +41,7 @@ class Sandbox:
             await _to_its_end(self.engine.create(self.spec, self.link.connection))
             await _to_its_end(self.engine.start(self.id))
             self._watch = asyncio.create_task(self._watch_death(), name=f"watch {self.id}")
-            await self.link.ready(READY_SECONDS)
+            await self._first_word()
             await self.link.ping(PING_SECONDS)
         except BaseException:
             await asyncio.shield(self.remove())
@@ -74,6 +74,20 @@ class Sandbox:
             await self.engine.remove(self.id)
         except EngineError as error:
             log.warning("sandbox not removed", sandbox=self.id, error=str(error))
+
+    async def _first_word(self) -> None:
+        """Wait for the guest, but not for one that is dead."""
+        died: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.on_death(lambda cause: None if died.done() else died.set_result(cause))
+        ready = asyncio.ensure_future(self.link.ready(READY_SECONDS))
+        try:
+            await asyncio.wait({ready, died}, return_when=asyncio.FIRST_COMPLETED)
+            if died.done():
+                raise LinkError(f"sandbox {self.id} died before its guest was ready: {died.result()}")
+            await ready
+        finally:
+            ready.cancel()
+            died.cancel()
 
     async def _watch_death(self) -> None:
         try:

@@ -45,7 +45,7 @@ from sessiond.runtime.sandbox import Sandbox
 
 log = structlog.get_logger()
 
-KEPT_COMMANDS = 1024
+KEPT_COMMANDS = 256
 """Ended commands of a session whose record and output are kept in memory; of older ones only id and digest."""
 KEPT_OUTPUT_BYTES = 64 * 1024**2
 """Output of ended commands kept in memory for a session; beyond it the oldest one's is forgotten."""
@@ -371,6 +371,7 @@ class Session:
         """What nobody waits for when a command has ended."""
         self.touch()
         self._audit_end(command)
+        command.settle()
         self._keep(command)
         if self._running == 0:
             self._on_calm()

@@ -81,7 +81,7 @@ class ClientConnection:
         self._opens: set[asyncio.Task[None]] = set()
         self._waits: dict[int, Callable[[Command], None]] = {}
         self._waited: dict[int, Command] = {}
-        # A client acknowledges when half of its window is used. More than is kept would never come, and both would wait.
+        # A client acknowledges when half of its window is used. If that were more than is kept, both would wait.
         self._window = min((WINDOW_BYTES, *(profile.rules.output_bytes for profile in manager.profiles.values())))
         self._handlers: dict[type[Any], Callable[[Any], None]] = {
             SessionOpen: self._session_open,
@@ -218,6 +218,7 @@ class ClientConnection:
             )
         else:
             self.send(SessionReply(re=message.id, session=session.info()))
+        self._socket.flush()  # before the pool makes up for what was taken: that is work, and nobody waits for it
 
     def _session_attach(self, message: SessionAttach) -> None:
         session = self._manager.get(message.session)

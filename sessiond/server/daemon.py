@@ -166,6 +166,7 @@ class Daemon:
                 most_connections=daemon.max_connections,
                 ping_interval=daemon.ping_interval,
                 ping_timeout=daemon.ping_timeout,
+                open_timeout=daemon.open_timeout,
             )
 
         for address in daemon.listen:
@@ -206,6 +207,7 @@ class Daemon:
             connection.close(1001, "the daemon stops")
         for engine in self._engines.values():
             await engine.close()
+        self._outbox.tidy()
         if self._audit is not None:
             asyncio.get_running_loop().remove_signal_handler(signal.SIGHUP)
             self._audit.close()

@@ -70,6 +70,7 @@ class WebSocketConnection(asyncio.Protocol):
         most_connections: int,
         ping_interval: float,
         ping_timeout: float,
+        open_timeout: float,
     ) -> None:
         self._door = door
         self._converse = converse
@@ -78,6 +79,8 @@ class WebSocketConnection(asyncio.Protocol):
         self._most_connections = most_connections
         self._ping_interval = ping_interval
         self._ping_timeout = ping_timeout
+        self._open_timeout = open_timeout
+        self._opening: asyncio.TimerHandle | None = None
         self._protocol = ServerProtocol(subprotocols=[Subprotocol(SUBPROTOCOL)], max_size=FRAME_BYTES)
         self._conversation: Conversation | None = None
         self._transport: asyncio.Transport | None = None
@@ -128,6 +131,7 @@ class WebSocketConnection(asyncio.Protocol):
             self.flush()
         finally:
             self._outbox.flush()
+            self._outbox.tidy()
 
     @override
     def eof_received(self) -> None:
@@ -146,8 +150,9 @@ class WebSocketConnection(asyncio.Protocol):
 
     @override
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._keepalive is not None:
-            self._keepalive.cancel()
+        for timer in (self._keepalive, self._opening):
+            if timer is not None:
+                timer.cancel()
         if self._conversation is not None:
             self._conversation.closed()
             self._conversation = None
@@ -174,6 +179,7 @@ class WebSocketConnection(asyncio.Protocol):
             self._others.add(self)
             self._conversation = self._converse(self)
             self._schedule_ping()
+            self._opening = self._loop.call_later(self._open_timeout, self._silent)
 
     def _frame(self, frame: Frame) -> None:
         match frame.opcode:
@@ -203,6 +209,9 @@ class WebSocketConnection(asyncio.Protocol):
     def _message(self, data: bytes) -> None:
         if self._conversation is None or self._protocol.state is not State.OPEN:
             return
+        if self._opening is not None:
+            self._opening.cancel()
+            self._opening = None
         try:
             self._conversation.receive(data)
         except RemoteProtocolError as error:
@@ -242,6 +251,10 @@ class WebSocketConnection(asyncio.Protocol):
             self._protocol.send_ping(b"")
             self.flush()
             self._keepalive = self._loop.call_later(self._ping_timeout, self._unanswered)
+
+    def _silent(self) -> None:
+        log.info("client says nothing", door=self._door.name)
+        self._abort()
 
     def _unanswered(self) -> None:
         log.info("client does not answer", door=self._door.name)

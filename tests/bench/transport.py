@@ -102,6 +102,7 @@ async def with_ours(path: Path) -> Callable[[], Awaitable[None]]:
             most_connections=10,
             ping_interval=20,
             ping_timeout=20,
+            open_timeout=10.0,
         ),
     )
 

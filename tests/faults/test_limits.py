@@ -6,7 +6,16 @@ import errno
 import hashlib
 
 import pytest
-from sessiond_client import Client, CommandLimits, CommandNotStartedError, Gap, Output, Session, UsageError
+from sessiond_client import (
+    Client,
+    CommandLimits,
+    CommandNotStartedError,
+    Gap,
+    Output,
+    Session,
+    SessionLimits,
+    UsageError,
+)
 from sessiond_protocol.messages import (
     Ack,
     CommandFollow,
@@ -169,8 +178,16 @@ async def test_fill_workspace(client: Client) -> None:
 
 async def test_file_larger_than_allowed(client: Client) -> None:
     """Row 5: SIGXFSZ or EFBIG at the limit of one file."""
-    session = await client.open("small")
-    code = "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\ntry: open('big', 'wb', 0).write(b'x' * (1 << 20)); open('big', 'ab', 0).write(b'x')\nexcept OSError as error: print(error.errno)"
+    session = await client.open("small", limits=SessionLimits(file_bytes=1 << 20))
+    code = """
+import signal
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+try:
+    open("big", "wb", 0).write(b"x" * (1 << 20))
+    open("big", "ab", 0).write(b"x")
+except OSError as error:
+    print(error.errno)
+"""
     assert int((await session.run(python(code))).stdout) == errno.EFBIG
     assert (await session.run(["head", "-c", "2M", "/dev/zero"], merge_stderr=False)).exit_code == 0
     assert (await session.run("exec head -c 2M /dev/zero > big")).signal == 25
@@ -304,7 +321,7 @@ print((used.children_user + used.children_system) / 2)
 
 async def test_core_dumps_and_hard_limits(client: Client) -> None:
     """Row 19: no core, and no limit can be raised."""
-    session = await client.open("small")
+    session = await client.open("small", limits=SessionLimits(file_bytes=1 << 20))
     result = await session.run(python("import os; os.abort()"))
     assert result.signal == 6
     assert (await session.run(["ls", "-A"])).stdout == b""
@@ -323,7 +340,10 @@ for limit in (resource.RLIMIT_CORE, resource.RLIMIT_NOFILE, resource.RLIMIT_FSIZ
 async def test_limits_of_a_command(client: Client) -> None:
     """A command's own limits hold for it, and not for the next."""
     session = await client.open("open")
-    code = "import resource as r; print(*(r.getrlimit(k)[1] for k in (r.RLIMIT_AS, r.RLIMIT_CPU, r.RLIMIT_NOFILE, r.RLIMIT_FSIZE)))"
+    code = """
+import resource as r
+print(*(r.getrlimit(limit)[1] for limit in (r.RLIMIT_AS, r.RLIMIT_CPU, r.RLIMIT_NOFILE, r.RLIMIT_FSIZE)))
+"""
     limits = CommandLimits(memory_bytes=128 << 20, cpu_seconds=7, open_files=20, file_bytes=1000)
     limited = await session.run(["python3", "-c", code], limits=limits)
     assert limited.stdout.split() == [b"%d" % (128 << 20), b"7", b"20", b"1000"]
@@ -355,7 +375,7 @@ async def test_arguments_and_environment(client: Client) -> None:
 
 
 async def test_window_larger_than_what_is_kept(client: Client) -> None:
-    """A client that grants more than the daemon keeps, and acknowledges half of it at a time, does not wait for ever."""
+    """A client that grants more than is kept, and acknowledges half of it at a time, does not wait for ever."""
     session = await client.open("small")
     result = await session.run(["head", "-c", "8000000", "/dev/zero"], window=16 << 20)
     assert len(result.stdout) == result.output_bytes == 8_000_000

@@ -14,6 +14,7 @@
 #include "spawn.h"
 
 enum {
+    START_PATIENCE_MS = 2, /* a start waits this long for an end to travel with: to say it alone costs a short command a tenth */
     KILL_PAUSE_FIRST_MS = 5, /* between looks at whether a killed tree is gone */
     KILL_PAUSE_MOST_MS = 1000,
     DESCRIPTORS_KEPT = 8, /* that commands leave to the guest, for dialing and for looking into /proc */
@@ -173,8 +174,7 @@ enum refusal command_start(const struct frame *frame) {
     command->grace = MILLISECONDS(start.grace_ms);
     if (command->state == RUNNING && start.timeout_ms != 0)
         command->deadline = command->began + MILLISECONDS(start.timeout_ms);
-    command_owes(command, DUE_START, 0);
-    channel_flush(); /* now, before the next frame's spawn takes its time */
+    command_owes(command, DUE_START, command->state == REFUSED ? 0 : START_PATIENCE_MS);
     return FINE;
 }
 
@@ -287,10 +287,20 @@ static void emit(struct command *command, struct batch *batch) {
         put_u32(put_u32(at, (uint32_t)command->pid), 0);
 
     output_emit(command, batch);
-    for (int i = 0; i < 2; i++)
-        if (command->sent >= command->outputs[i].end &&
-            (at = emit_due(command, i == 0 ? DUE_STDOUT_EOF : DUE_STDERR_EOF, batch, 8, OUTPUT_EOF, (uint8_t)(i + 1))))
+    const struct exit_record *record = &command->exit;
+    bool ends = command->due & DUE_EXIT && command->sent >= record->output;
+    uint32_t flags = record->flags;
+    for (int i = 0; i < 2; i++) {
+        enum due due = i == 0 ? DUE_STDOUT_EOF : DUE_STDERR_EOF;
+        if (command->sent < command->outputs[i].end)
+            continue;
+        if (ends && command->due & due) { /* EXITED says it too, and a frame less to read is a tenth of reading them all */
+            command->due &= ~due;
+            flags |= i == 0 ? EXIT_STDOUT_EOF : EXIT_STDERR_EOF;
+        } else if ((at = emit_due(command, due, batch, 8, OUTPUT_EOF, (uint8_t)(i + 1)))) {
             put_u64(at, command->outputs[i].end);
+        }
+    }
 
     struct input *input = &command->input;
     if ((at = emit_due(command, DUE_STDIN_ACK, batch, 8, STDIN_ACK, 0))) {
@@ -298,9 +308,8 @@ static void emit(struct command *command, struct batch *batch) {
         input->acknowledged = input->written;
     }
 
-    const struct exit_record *record = &command->exit;
-    if (command->sent >= record->output && (at = emit_due(command, DUE_EXIT, batch, 56, EXITED, 0))) {
-        at = put_u32(put_u32(put_u32(put_u32(at, record->code), record->signal), record->flags), 0);
+    if (ends && (at = emit_due(command, DUE_EXIT, batch, 56, EXITED, 0))) {
+        at = put_u32(put_u32(put_u32(put_u32(at, record->code), record->signal), flags), 0);
         at = put_u64(put_u64(put_u64(at, record->output), record->wall_ns), record->user_us);
         put_u64(put_u64(at, record->system_us), record->rss_kib);
     }

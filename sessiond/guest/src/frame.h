@@ -44,7 +44,13 @@ enum frame_type {
 
 enum start_flag { START_STDIN = 1, START_MERGE = 2, START_PTY = 4, START_FLAGS = 7 };
 enum stage { STAGE_TOO_MANY = 1, STAGE_RESOURCES, STAGE_FORK, STAGE_RLIMIT, STAGE_CWD, STAGE_EXEC, STAGE_UNSUPPORTED };
-enum exit_flag { EXIT_TIMED_OUT = 1, EXIT_OOM = 2, EXIT_ON_REQUEST = 4 };
+enum exit_flag {
+    EXIT_TIMED_OUT = 1,
+    EXIT_OOM = 2,
+    EXIT_ON_REQUEST = 4,
+    EXIT_STDOUT_EOF = 8, /* in place of that stream's OUTPUT_EOF */
+    EXIT_STDERR_EOF = 16,
+};
 
 /* Why a frame is refused: the code of ERROR. */
 enum refusal {

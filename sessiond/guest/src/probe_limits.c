@@ -20,7 +20,7 @@
 enum {
     MEBIBYTE = 1024 * 1024,
     SLACK_MIB = 64, /* beyond the limit: far enough that rounding is no excuse */
-    FILE_MIB = 32,  /* size of one file when a file system is filled: below any limit on one file's size */
+    FILE_MIB = 8,   /* size of one file when a file system is filled: below any sensible limit on one file's size */
     SPIN_MS = 1500, /* many of the scheduler's accounting periods */
 };
 
@@ -164,7 +164,7 @@ static bool fill(const char *directory, double limit) {
     if (child < 0 || waitpid(child, &status, 0) != child)
         return say(false, "could not be tried: %s", strerror(errno));
     if (WIFSIGNALED(status))
-        return say(true, "killed by signal %d before it had %ld MiB", WTERMSIG(status), most);
+        return say(WTERMSIG(status) == SIGKILL, "killed by signal %d before it had %ld MiB", WTERMSIG(status), most);
     bool held = got == (ssize_t)sizeof result && (result.error == ENOSPC || result.error == EDQUOT);
     return say(held, "%ld MiB in %s, then: %s", result.mebibytes, directory, result.error != 0 ? strerror(result.error) : "no end");
 }

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import signal
-
-import pytest
-from sessiond_client import Client, CommandNotStartedError, Output
+from sessiond_client import Client
 
 
 async def test_exit_code_and_both_streams(client: Client) -> None:

@@ -223,7 +223,7 @@ def inside(pid: int) -> list[str]:
 async def test_nothing_polls_for_output_or_exit_opensandbox_1661(
     make_daemon: Callable[..., DaemonProcess], tmp_path: Path
 ) -> None:
-    """While a command blocks, the guest does not wake at all, and the daemon only for its sweep of lifetimes.
+    """While a command blocks, the guest has no timer, and the daemon only that of its sweep of lifetimes.
 
     Proved by what they do, not by how long it takes: their system calls over 3 s. The daemon's timers that may wake it
     then: the sweep of sessions' lifetimes (once a second), pings of connections and health checks (20 s and more).
@@ -233,6 +233,7 @@ async def test_nothing_polls_for_output_or_exit_opensandbox_1661(
         session = await client.open("open")
         guest = daemon.first_process(await sandbox_of(session))
         command = await session.start(["cat"])
+        await asyncio.sleep(0.5)  # what was said before may be acknowledged late
         for busy in (True, False):
             calls = await traced((guest, daemon.pid), tmp_path / f"trace-{busy}")
             assert calls[guest] == []
@@ -244,6 +245,7 @@ async def test_nothing_polls_for_output_or_exit_opensandbox_1661(
                 await command.write(b"x")
                 await command.close_stdin()
                 assert (await command.wait()).exit_code == 0
+                await asyncio.sleep(0.5)
 
 
 async def traced(pids: tuple[int, ...], path: Path) -> dict[int, list[str]]:

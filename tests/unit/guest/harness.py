@@ -77,6 +77,8 @@ class Run:
             case Exited():
                 assert frame.output_bytes <= self.length, "EXITED before the command's output"
                 self.exited.append(frame)
+                self.eof |= {1: self.length} if frame.stdout_eof else {}
+                self.eof |= {2: self.length} if frame.stderr_eof else {}
             case OutputEof():
                 self.eof[frame.stream] = frame.offset
             case Output():

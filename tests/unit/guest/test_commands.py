@@ -17,7 +17,6 @@ from sessiond_protocol.guest import (
     Exited,
     Failed,
     Forget,
-    OutputEof,
     Signal,
     Start,
     Started,
@@ -41,7 +40,8 @@ def test_a_command_starts_writes_and_exits(guest: Guest) -> None:
 def test_the_end_of_a_command_comes_in_one_piece(guest: Guest) -> None:
     guest.start("true")
     frames = guest.until(lambda frame: isinstance(frame, Exited))
-    assert [type(frame) for frame in frames] == [Started, OutputEof, OutputEof, Exited]
+    assert [type(frame) for frame in frames] == [Started, Exited]
+    assert frames[-1].stdout_eof and frames[-1].stderr_eof
 
 
 def test_a_command_that_dies_of_a_signal_says_which(guest: Guest) -> None:
@@ -157,7 +157,7 @@ def test_start_twice_runs_once(guest: Guest) -> None:
     guest.finish(handle, forget=False)
     frames = guest.send(Start(command=handle, argv=(b"sh", b"-c", script.encode()), cwd=b"/", env=ENVIRONMENT))
     frames = guest.until(lambda frame: isinstance(frame, Exited))
-    assert [type(frame).__name__ for frame in frames] == ["Started", "Output", "OutputEof", "OutputEof", "Exited"]
+    assert [type(frame).__name__ for frame in frames] == ["Started", "Output", "Exited"]
     assert guest.runs[handle].stdout == b"done\n"
     assert counter.read_text() == "x\n"
 
@@ -191,7 +191,7 @@ def test_an_end_is_said_after_each_redial_until_it_is_forgotten(guest: Guest) ->
         guest.hang_up()
         frames = guest.connect()
         assert [type(frame).__name__ for frame in frames] == [
-            *("Started", "OutputEof", "OutputEof", "Exited"),
+            *("Started", "Exited"),
             "Failed",
             "Synced",
         ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import resource
@@ -73,6 +74,17 @@ def test_the_digest_covers_exactly_what_would_run() -> None:
     assert request_digest(request("a", env={"A": "1", "B": "2"})) == request_digest(
         request("a", env={"B": "2", "A": "1"})
     )
+
+
+def test_the_digest_is_that_of_plain_json_so_that_anybody_can_compute_it() -> None:
+    for asked in (
+        request("a", 'b"\n\u2028'),
+        request(text="x\x7f" * 3, env={"B": "\\", "A": "é"}),
+        CommandRequest(("a",), None, {}, "\udcff"),
+    ):
+        value = {"argv": asked.argv, "cwd": asked.cwd, "env": asked.env, "text": asked.text}
+        canonical = json.dumps(value, sort_keys=True, separators=(",", ":")).replace("\x7f", "\\u007f")
+        assert request_digest(asked) == hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def test_only_the_owner_may_read_it(tmp_path: Path) -> None:

@@ -208,7 +208,7 @@ def test_a_well_formed_header_with_any_payload(kind: int, stream: int, command: 
         header(56, 0x86, command=1) + struct.pack("<IIII40x", 256, 0, 0, 0),
         header(56, 0x86, command=1) + struct.pack("<IIII40x", 0, 65, 0, 0),
         header(56, 0x86, command=1) + struct.pack("<IIII40x", 1, 9, 0, 0),
-        header(56, 0x86, command=1) + struct.pack("<IIII40x", 0, 0, 8, 0),
+        header(56, 0x86, command=1) + struct.pack("<IIII40x", 0, 0, 32, 0),
         header(56, 0x86, command=1) + struct.pack("<IIII40x", 0, 0, 0, 1),
         header(3, 0x8B) + bytes(3),
         header(205, 0x8B) + bytes(205),

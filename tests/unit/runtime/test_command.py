@@ -35,7 +35,7 @@ class Sink:
 
 def make(**fields) -> Command:
     request = CommandStart(**{"id": 1, "session": "s", "command": "c", "argv": ["cat"], **fields})
-    return Command(session_id="s", command_id="c", request=request, spool=Spool(1 << 20), ended=lambda command: None)
+    return Command(session_id="s", command_id="c", request=request, spool=Spool(1 << 20), ended=Command.settle)
 
 
 def launch(command: Command, channel: Channel | None = None) -> Channel:

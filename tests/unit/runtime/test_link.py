@@ -71,9 +71,7 @@ class Setting:
 
     def start(self) -> tuple[Command, int]:
         request = CommandStart(id=1, session="s", command="c", argv=["true"])
-        command = Command(
-            session_id="s", command_id="c", request=request, spool=Spool(1 << 20), ended=lambda command: None
-        )
+        command = Command(session_id="s", command_id="c", request=request, spool=Spool(1 << 20), ended=Command.settle)
         handle = self.link.new_handle()
         self.link.register(handle, command)
         command.launch(self.link, wire.Start(handle, (b"true",), b"/"))
