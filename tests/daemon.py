@@ -31,7 +31,7 @@ COMMAND = (str(Path(sys.executable).with_name("sessiond")), "serve")
 """As a user starts it."""
 
 UNDEBUGGED = {"PYTHONASYNCIODEBUG": ""}
-"""Environment of a daemon that is not to have asyncio's debug mode: it looks at files and logs more than is to be seen."""
+"""Environment of a daemon that is not to have asyncio's debug mode, which looks at files and logs more."""
 
 TROUBLE = re.compile(
     r"Traceback|was never retrieved|was never awaited|request failed|pool task failed|Exception in callback"
