@@ -30,6 +30,9 @@ PAUSE = 0.02
 COMMAND = (str(Path(sys.executable).with_name("sessiond")), "serve")
 """As a user starts it."""
 
+UNDEBUGGED = {"PYTHONASYNCIODEBUG": ""}
+"""Environment of a daemon that is not to have asyncio's debug mode, which looks at files and logs more."""
+
 TROUBLE = re.compile(
     r"Traceback|was never retrieved|was never awaited|request failed|pool task failed|Exception in callback"
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from typing import Any
 
 import structlog
 
@@ -81,7 +82,8 @@ class Sandbox:
         self.on_death(lambda cause: None if died.done() else died.set_result(cause))
         ready = asyncio.ensure_future(self.link.ready(READY_SECONDS))
         try:
-            await asyncio.wait({ready, died}, return_when=asyncio.FIRST_COMPLETED)
+            both: set[asyncio.Future[Any]] = {ready, died}
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
             if died.done():
                 raise LinkError(f"sandbox {self.id} died before its guest was ready: {died.result()}")
             await ready

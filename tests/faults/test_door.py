@@ -17,7 +17,7 @@ from sessiond_client import UnauthorizedError, connect
 from sessiond_protocol.messages import Hello, Ping, Pong, SessionAttach, SessionReply, Welcome
 
 from tests.conftest import stop_clean
-from tests.daemon import DEADLINE, DaemonProcess, EngineUnderTest, eventually
+from tests.daemon import DEADLINE, UNDEBUGGED, DaemonProcess, EngineUnderTest, eventually
 from tests.wire import Refused, Wire
 
 TOKEN = "correct-horse-battery-staple"
@@ -346,6 +346,7 @@ async def test_tls(make_daemon: Callable[..., DaemonProcess], tmp_path: Path) ->
     )
     daemon = make_daemon(
         profiles=NOTHING_WARM,
+        environment=UNDEBUGGED,
         settings={
             "listen": [f"unix:{tmp_path}/own/run/sessiond.sock", "tcp:0.0.0.0:0"],
             "token_file": str(write_token(tmp_path / "secret")),

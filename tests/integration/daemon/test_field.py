@@ -21,7 +21,7 @@ from sessiond_client import (
     connect,
 )
 
-from tests.daemon import DaemonProcess, eventually, python, running
+from tests.daemon import UNDEBUGGED, DaemonProcess, eventually, python, running
 
 DAEMONS = """
 import os, sys, time
@@ -228,7 +228,8 @@ async def test_nothing_polls_for_output_or_exit_opensandbox_1661(
     Proved by what they do, not by how long it takes: their system calls over 3 s. The daemon's timers that may wake it
     then: the sweep of sessions' lifetimes (once a second), pings of connections and health checks (20 s and more).
     """
-    daemon = make_daemon(profiles={"open": {"policy": {"open": True}, "pool": {"min": 0, "max": 2}}}).start()
+    profiles = {"open": {"policy": {"open": True}, "pool": {"min": 0, "max": 2}}}
+    daemon = make_daemon(profiles=profiles, environment=UNDEBUGGED).start()
     async with connect(daemon.url) as client:
         session = await client.open("open")
         guest = daemon.first_process(await sandbox_of(session))
