@@ -51,6 +51,12 @@ class Admission:
         self._timer: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
 
+    def take(self) -> Slot | None:
+        """A slot, if there is one now that nobody waits for."""
+        now = self._loop.time()
+        self._expire(now)
+        return None if self._queue or self._free == 0 else self._give(now)
+
     def submit(self, spawn: Callable[[Slot], None]) -> None:
         """Call `spawn` with a slot, now or when one is free. It must not raise."""
         self._queue.append(spawn)
@@ -63,19 +69,26 @@ class Admission:
             self._serve()
 
     def _serve(self) -> None:
-        given, now = self._given, self._loop.time()
+        now = self._loop.time()
+        self._expire(now)
+        while self._queue and self._free > 0:
+            self._queue.popleft()(self._give(now))
+        if self._queue and self._timer is None:
+            self._timer = self._loop.call_at(self._given[0].expires, self._expired)
+
+    def _give(self, now: float) -> Slot:
+        self._free -= 1
+        slot = Slot(self, now + HOLD_SECONDS)
+        self._given.append(slot)
+        return slot
+
+    def _expire(self, now: float) -> None:
+        given = self._given
         while given and (not given[0].held or given[0].expires <= now):
             slot = given.popleft()
             if slot.held:
                 slot.held = False
                 self._free += 1
-        while self._queue and self._free > 0:
-            self._free -= 1
-            slot = Slot(self, now + HOLD_SECONDS)
-            given.append(slot)
-            self._queue.popleft()(slot)
-        if self._queue and self._timer is None:
-            self._timer = self._loop.call_at(given[0].expires, self._expired)
 
     def _expired(self) -> None:
         self._timer = None

@@ -126,14 +126,15 @@ class Command:
         """
         return self._open_streams == 0
 
-    def launch(self, channel: Channel, start: wire.Start) -> None:
-        """Send it to the guest, with what came for it while it waited.
+    def launch(self, channel: Channel, start: wire.Start, *, sent: bool = False) -> None:
+        """Send it to the guest, if that has not been done, with what came for it while it waited.
 
         Again with another handle after `failed` said that the shell is missing.
         """
         self._channel, self._handle, self._start = channel, start.command, start
         self._stdin_acked = 0
-        channel.send(start)
+        if not sent:
+            channel.send(start)
         self._repeat()
 
     def write(self, offset: int, data: bytes) -> None:

@@ -7,6 +7,7 @@ client.
 from __future__ import annotations
 
 import asyncio
+import select
 from collections.abc import Callable, Sequence
 from itertools import count
 from typing import cast
@@ -84,6 +85,14 @@ class GuestLink:
         finally:
             del self._pings[token]
 
+    @property
+    def alive(self) -> bool:
+        """Whether the guest is there now: connected, in step, and its end of the channel not closed.
+
+        The kernel closes a dead guest's end at once, also before this loop has been told.
+        """
+        return self._connection is not None and self._ready.is_set() and not self._connection.hung_up
+
     def new_handle(self) -> int:
         """A handle that this sandbox has never seen."""
         self._last_handle += 1
@@ -102,6 +111,12 @@ class GuestLink:
         connection = self._connection
         if connection is not None and (self._ready.is_set() or isinstance(frame, wire.OutputAck | wire.Forget)):
             connection.write(frame, soon=soon)
+
+    def send_now(self, frame: wire.DaemonFrame) -> None:
+        """Send a frame without waiting for what else there may be to write."""
+        self.send(frame)
+        if self._connection is not None:
+            self._connection.flush()
 
     def close(self) -> None:
         """End the present connection and accept no further one."""
@@ -266,6 +281,19 @@ class _Connection(asyncio.Protocol):
             if timer is not None:
                 timer.cancel()
         self._link.lost(self)
+
+    @property
+    def hung_up(self) -> bool:
+        """Whether the other end is closed. Asks the kernel where the transport is a socket, and else the transport."""
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return True
+        end = transport.get_extra_info("socket")
+        if end is None:
+            return False
+        poll = select.poll()
+        poll.register(end, select.POLLRDHUP)
+        return bool(poll.poll(0))
 
     def write(self, frame: wire.DaemonFrame, *, soon: bool) -> None:
         self._unsent.append(wire.encode(frame))

@@ -17,7 +17,7 @@ from sessiond.engine.port import Engine, EngineError, Limits
 from sessiond.policy.audit import AuditLog
 from sessiond.runtime.admission import Admission
 from sessiond.runtime.pool import Pool
-from sessiond.runtime.session import Session, SessionRules, request_digest
+from sessiond.runtime.session import Session, SessionRules, same_body
 
 log = structlog.get_logger()
 
@@ -52,7 +52,7 @@ class SessionManager:
         self._most = most
         self._sessions: OrderedDict[str, Session] = OrderedDict()
         self._opening: dict[str, asyncio.Future[None]] = {}
-        self._closed: OrderedDict[str, tuple[bytes, SessionInfo]] = OrderedDict()
+        self._closed: OrderedDict[str, SessionInfo] = OrderedDict()
         self._sweeper: asyncio.Task[None] | None = None
         self._draining = False
         self._calm = asyncio.Event()
@@ -92,12 +92,11 @@ class SessionManager:
     async def open(self, request: SessionOpen) -> Session:
         """Open a session, or find the one that the same request opened before. Raises RequestError."""
         session_id = request.session or secrets.token_hex(8)
-        digest = request_digest(request)
         while session_id in self._opening:
             await asyncio.wait([self._opening[session_id]])
         known = self._sessions.get(session_id)
         if known is not None:
-            if known.request_digest != digest:
+            if not same_body(known.request, request):
                 raise RequestError("conflict", f"session {session_id} was opened by another request", "choose a new id")
             return known
         if session_id in self._closed:
@@ -118,14 +117,14 @@ class SessionManager:
         if session is not None:
             return session
         if session_id in self._closed:
-            state = self._closed[session_id][1].state
+            state = self._closed[session_id].state
             raise RequestError("gone", f"session {session_id} is {state}", "open a new one")
         raise RequestError("not_found", f"there is no session {session_id}")
 
     def info(self, session_id: str) -> SessionInfo:
         """A session's state, even when it has ended."""
         if session_id in self._closed:
-            return self._closed[session_id][1]
+            return self._closed[session_id]
         return self.get(session_id).info()
 
     def list(self, request: SessionList) -> tuple[list[SessionInfo], bool]:
@@ -189,7 +188,7 @@ class SessionManager:
 
     def _ended(self, session: Session) -> None:
         self._sessions.pop(session.id, None)
-        self._closed[session.id] = (session.request_digest, session.info())
+        self._closed[session.id] = session.info()
         while len(self._closed) > KEPT_CLOSED:
             self._closed.popitem(last=False)
         if session.sandbox is not None:
@@ -211,6 +210,8 @@ def session_limits(request: SessionOpen, profile: Limits) -> Limits:
 
     Raises RequestError when one asks for more than the profile has.
     """
+    if not request.limits.model_fields_set:
+        return profile
     asked = {name: value for name, value in request.limits.model_dump().items() if value is not None}
     for name, value in asked.items():
         if value > getattr(profile, name):

@@ -105,8 +105,10 @@ class Pool:
         began = loop.time()
         while self._warm:
             sandbox = self._take_warm()
-            if await self._check(sandbox):
+            # One that is in step a moment later than now has only been redialing: it is asked, and waited for.
+            if sandbox.alive or await self._check(sandbox):
                 self.counts.hits += 1
+                loop.call_soon(self._act)
                 return sandbox, True
         if not may_wait(self._policy, len(self._waiters)):
             self.counts.refused += 1
@@ -236,9 +238,7 @@ class Pool:
         except asyncio.CancelledError:
             self.release(sandbox)
             raise
-        if alive:
-            self._act()
-        else:
+        if not alive:
             self.counts.died += 1
             self.release(sandbox)
         return alive

@@ -48,6 +48,11 @@ class Sandbox:
             await asyncio.shield(self.remove())
             raise
 
+    @property
+    def alive(self) -> bool:
+        """Whether it can be used, as far as can be told without waiting."""
+        return self.cause is None and self.link.alive
+
     async def check(self) -> bool:
         """Whether it is alive and its guest answers."""
         if self.cause is not None:

@@ -93,7 +93,7 @@ class Session:
         on_calm: Callable[[], None],
     ) -> None:
         self.id = session_id
-        self.request_digest = request_digest(request)
+        self.request = request
         self.rules = rules
         self.state: SessionState = "opening"
         self.sandbox: Sandbox | None = None
@@ -241,6 +241,9 @@ class Session:
         self.touch()
         verdict, recorded = self._judge(request)
         frame = launch_frame(self._link.new_handle(), request, verdict.argv, self._env, self._limits)
+        slot = self._admission.take() if verdict.outcome == "allow" else None
+        if slot is not None:
+            self._link.send_now(frame)  # the guest spawns it while the rest is seen to here
         command = Command(
             session_id=self.id,
             command_id=request.command,
@@ -257,7 +260,10 @@ class Session:
         command.starters.append(Starter(sink, request.id, request.answer))
         command.stdin_sink = sink
         follower = command.follow(sink, 0, request.window) if request.window else None
-        self._admission.submit(lambda slot: self._launch(command, request, frame, slot))
+        if slot is not None:
+            self._launch(command, frame, slot, sent=True)
+        else:
+            self._admission.submit(lambda slot: self._launch(command, frame, slot))
         return follower
 
     def command(self, command_id: str) -> Command:
@@ -338,15 +344,15 @@ class Session:
         self._commands[command.id] = command
         self._started += 1
 
-    def _launch(self, command: Command, request: CommandStart, frame: wire.Start, slot: Slot) -> None:
+    def _launch(self, command: Command, frame: wire.Start, slot: Slot, *, sent: bool = False) -> None:
         if not command.running:
             slot.release()
             return
         command.slot = slot
-        if frame.argv[0] == b"bash" and request.text is not None and self.rules.try_sh:
-            command.substitute = lambda again: self._launch(again, request, self._with_sh(frame), slot)
+        if frame.argv[0] == b"bash" and command.request.text is not None and self.rules.try_sh:
+            command.substitute = lambda again: self._launch(again, self._with_sh(frame), slot)
         self._link.register(frame.command, command)
-        command.launch(self._link, frame)
+        command.launch(self._link, frame, sent=sent)
 
     def _with_sh(self, frame: wire.Start) -> wire.Start:
         return replace(frame, command=self._link.new_handle(), argv=(b"sh", *frame.argv[1:]))
@@ -400,9 +406,11 @@ class Session:
             self._kept_bytes -= self._kept_output.pop(oldest.id, 0)
 
 
-def same_body(one: CommandStart, other: CommandStart) -> bool:
+def same_body(one: CommandStart | SessionOpen, other: CommandStart | SessionOpen) -> bool:
     """Whether two requests ask for the same. Correlation id and window do not count: they concern the asker only."""
-    return one == other.model_copy(update={"id": one.id, "window": one.window, "answer": one.answer})
+    if isinstance(one, CommandStart):
+        return one == other.model_copy(update={"id": one.id, "window": one.window, "answer": one.answer})
+    return one == other.model_copy(update={"id": one.id})
 
 
 def request_digest(request: CommandStart | SessionOpen) -> bytes:

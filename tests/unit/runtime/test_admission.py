@@ -32,3 +32,14 @@ async def test_a_slot_comes_back_by_itself():
     assert not done.is_set()
     async with asyncio.timeout(10):
         await done.wait()
+
+
+async def test_who_takes_a_slot_does_not_overtake_those_who_wait():
+    admission, order = Admission(1), []
+    slot = admission.take()
+    assert slot is not None
+    assert admission.take() is None
+    admission.submit(lambda _: order.append("waited"))
+    assert admission.take() is None
+    slot.release()
+    assert order == ["waited"]
