@@ -102,7 +102,8 @@ def rows(figures: Figures) -> Iterator[Row]:
         yield Row(
             "docker exec",
             _ms(figures.docker_exec_ms),
-            f"the Docker SDK's exec_run in the same container: {figures.docker_exec_over_exec:.0f} times a command",
+            "the Docker SDK's exec_run in a container locked by Docker alone: "
+            f"{figures.docker_exec_over_exec:.0f} times a command",
         )
     yield Row("open, warm", _ms(figures.open_ms), "a session from the pool, its guest has answered")
     yield Row(

@@ -95,7 +95,7 @@ async def measure(ground: Ground, plan: Plan, progress: Callable[[str], None]) -
             sandbox_mb = None if process is None else memory.sandbox_mb(process)
             rival = None
             if ground.docker_host is not None:
-                rival = DockerExec(ground.docker_host, daemon.instance, await memory.sandbox_id(first))
+                rival = DockerExec(ground.docker_host, ground.image)
                 stack.callback(rival.close)
             bench = Bench(daemon, client, [first], rival)
             progress("warming up")

@@ -12,11 +12,6 @@ from sessiond.engine import cgroup
 KIB = 1024
 
 
-async def sandbox_id(session: Session) -> str:
-    """The id of the session's sandbox, which every engine gives it as host name."""
-    return await _read(session, "cat", "/proc/sys/kernel/hostname")
-
-
 async def first_process(session: Session) -> int | None:
     """The pid, out here, of the PID 1 of the session's sandbox; None where this user may not see it."""
     return _first_of(await _read(session, "readlink", "/proc/self/ns/pid"))

@@ -26,7 +26,7 @@ Run = Callable[[], None]
 
 
 @contextlib.contextmanager
-def alternatives(ground: Ground, instance: str, sandbox: str) -> Iterator[list[tuple[str, Run]]]:
+def alternatives(ground: Ground) -> Iterator[list[tuple[str, Run]]]:
     """Ways of running `true` without sessiond on this engine, with their names. They block."""
     spec = SandboxSpec(id="compare", profile="compare", image=ground.image)
     if ground.docker_host is None:
@@ -34,11 +34,11 @@ def alternatives(ground: Ground, instance: str, sandbox: str) -> Iterator[list[t
             yield [("a new jail for the command", run)]
         return
     with (
-        contextlib.closing(DockerExec(ground.docker_host, instance, sandbox)) as inside,
+        contextlib.closing(DockerExec(ground.docker_host, ground.image)) as inside,
         container_per_command(ground.docker_host, spec) as container,
     ):
         yield [
-            ("docker exec in the same container", lambda: inside.run(["true"])),
+            ("docker exec in a container that stays", lambda: inside.run(["true"])),
             ("a new container for the command", lambda: container.run(["true"])),
         ]
 

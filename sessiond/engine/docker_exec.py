@@ -1,4 +1,4 @@
-"""What Docker itself offers for running a command, to compare with: `exec` in a sandbox, and a container a command."""
+"""What Docker itself offers for running a command, to compare with: `exec`, and a container a command."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 import docker
 
 from sessiond.engine.docker import DockerClient
-from sessiond.engine.docker_options import container_name, container_options
-from sessiond.engine.port import EngineError, SandboxSpec
+from sessiond.engine.docker_options import NANO, container_options
+from sessiond.engine.port import SANDBOX_UID, EngineError, Limits, SandboxSpec
 from sessiond.engine.seccomp import docker_profile
 
 RUN_SECONDS = 60
@@ -19,12 +19,30 @@ RUN_SECONDS = 60
 
 
 class DockerExec:
-    """The Docker SDK's `exec_run` in a container that a daemon made as a sandbox, hence locked like all of them."""
+    """The Docker SDK's `exec_run` in a container of its own: what one has without sessiond.
 
-    def __init__(self, url: str, instance: str, sandbox: str) -> None:
-        """Find the container of `sandbox`."""
+    Locked by Docker's own means as a sandbox is, but with Docker's seccomp profile. Ours is shorter, which makes even
+    `docker exec` faster in our containers, by a fifth here.
+    """
+
+    def __init__(self, url: str, image: str) -> None:
+        """Start the container."""
         self._client = docker.DockerClient(base_url=url)
-        self._container = self._client.containers.get(container_name(instance, sandbox))
+        limits = Limits()
+        self._container = self._client.containers.run(
+            image,
+            ["sleep", "infinity"],
+            detach=True,
+            network_mode="none",
+            read_only=True,
+            cap_drop=["ALL"],
+            security_opt=["no-new-privileges"],
+            user=f"{SANDBOX_UID}:{SANDBOX_UID}",
+            pids_limit=limits.pids,
+            mem_limit=limits.memory_bytes,
+            memswap_limit=limits.memory_bytes,
+            nano_cpus=round(limits.cpus * NANO),
+        )
 
     def run(self, argv: list[str]) -> None:
         """Run a command. Blocks. Raises EngineError when it fails."""
@@ -33,7 +51,8 @@ class DockerExec:
             raise EngineError(f"docker exec of {argv} ended with {done.exit_code}: {done.output!r}")
 
     def close(self) -> None:
-        """Close the connection."""
+        """Remove the container."""
+        self._container.remove(force=True)
         self._client.close()
 
 
