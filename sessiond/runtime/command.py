@@ -7,7 +7,6 @@ ends the sandbox.
 from __future__ import annotations
 
 import errno
-import os
 import signal
 import time
 from collections import deque
@@ -31,17 +30,15 @@ from sessiond_protocol.states import CommandEventName, next_command_state
 
 from sessiond.core.errors import RequestError
 from sessiond.core.spool import Spool
+from sessiond.policy.audit import Ending
 from sessiond.runtime.admission import Slot
 from sessiond.runtime.follower import Follower, Sink
+from sessiond.runtime.reports import GuestFault, ending, exit_record, spawn_failure
 
 ACK_BYTES = 256 * 1024
 """Output is acknowledged by this much: a quarter of the guest's ring, so that it never waits for an honest daemon."""
 KILL_TREE = (int(signal.SIGKILL), wire.SCOPE_TREE)
 STREAMS: dict[int, StreamName] = {wire.STDOUT: "stdout", wire.STDERR: "stderr"}
-
-
-class GuestFault(Exception):
-    """The guest said what it cannot have meant. Its sandbox is not to be trusted any more."""
 
 
 class Channel(Protocol):
@@ -220,6 +217,13 @@ class Command:
             exit=self.exit,
             failure=self.failure,
         )
+
+    @property
+    def ending(self) -> Ending:
+        """How it ended, for the audit log."""
+        seconds = max(0.0, (self.ended or 0.0) - (self.started or self.ended or 0.0))
+        lost = self.state == "lost"
+        return ending(self.exit, lost=lost, seconds=seconds, output_bytes=self.spool.end)
 
     def acknowledge(self) -> None:
         """Forget what every follower has consumed if space is short, and let the guest forget what is kept here."""
@@ -405,50 +409,3 @@ class Command:
             follower.answer = starter.re
         elif self.exit is not None:
             starter.sink.send(Exited(re=starter.re, session=self.session_id, command=self.id, exit=self.exit))
-
-
-def spawn_failure(start: wire.Start | None, frame: wire.Failed) -> Failure:
-    """Why a command could not be spawned, in words."""
-    what, why = start.argv[0].decode() if start is not None else "it", os.strerror(frame.errno)
-    match frame.stage:
-        case wire.STAGE_COMMANDS:
-            return Failure(
-                code="limit", message="too many commands at once in this sandbox", hint="wait for one to end"
-            )
-        case wire.STAGE_PIPES | wire.STAGE_FORK:
-            return Failure(
-                code="limit",
-                message=f"no process could be started: {why}; the sandbox is at its limit of processes or memory",
-                hint="kill commands of the session, or give the profile a higher limit",
-            )
-        case wire.STAGE_RLIMIT:
-            return Failure(code="invalid", message=f"a limit cannot be set: {why}")
-        case wire.STAGE_CWD:
-            return Failure(code="invalid", message=f"the working directory cannot be entered: {why}")
-        case wire.STAGE_EXEC:
-            return Failure(code="invalid", message=f"{what!r} cannot be executed in the sandbox: {why}")
-        case _:
-            return Failure(code="unsupported", message=f"the guest cannot do this: {why}")
-
-
-def exit_record(frame: wire.Exited) -> Exit:
-    """The guest's exit frame as the wire shows it. Raises GuestFault when it cannot be true."""
-    if frame.signal > 64 or frame.code > 255:
-        raise GuestFault(f"exit of command {frame.command} with code {frame.code}, signal {frame.signal}")
-    cause: Literal["exit", "signal", "timeout", "oom", "killed"] = "signal" if frame.signal else "exit"
-    if frame.timed_out:
-        cause = "timeout"
-    elif frame.oom:
-        cause = "oom"
-    elif frame.killed and frame.signal:
-        cause = "killed"
-    return Exit(
-        code=None if frame.signal else frame.code,
-        signal=frame.signal or None,
-        cause=cause,
-        output_bytes=frame.output_bytes,
-        wall_seconds=frame.wall_ns / 1e9,
-        user_seconds=frame.user_us / 1e6,
-        system_seconds=frame.system_us / 1e6,
-        max_rss_bytes=frame.max_rss_kib * 1024,
-    )

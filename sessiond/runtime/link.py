@@ -16,8 +16,9 @@ from sessiond_protocol import guest as wire
 from typing_extensions import override
 
 from sessiond.core.errors import SessiondError
-from sessiond.runtime.command import Command, GuestFault
+from sessiond.runtime.command import Command
 from sessiond.runtime.outbox import Outbox
+from sessiond.runtime.reports import GuestFault
 
 HELLO_SECONDS = 5.0
 """Within this time a new connection must have said HELLO."""

@@ -12,12 +12,13 @@ import structlog
 from sessiond_protocol.messages import SessionInfo, SessionList, SessionOpen
 
 from sessiond.core.errors import RequestError
+from sessiond.core.identity import same_body
 from sessiond.core.paging import page
 from sessiond.engine.port import Engine, EngineError, Limits
 from sessiond.policy.audit import AuditLog
 from sessiond.runtime.admission import Admission
 from sessiond.runtime.pool import Pool
-from sessiond.runtime.session import Session, SessionRules, same_body
+from sessiond.runtime.session import Session, SessionRules
 
 log = structlog.get_logger()
 

@@ -8,7 +8,6 @@ guest. All of it is synchronous; the guest's reports do the rest.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -17,7 +16,6 @@ from typing import NamedTuple
 
 import structlog
 from sessiond_protocol import guest as wire
-from sessiond_protocol.codec import encode
 from sessiond_protocol.messages import (
     CommandInfo,
     CommandStart,
@@ -31,11 +29,12 @@ from sessiond_protocol.messages import (
 from sessiond_protocol.states import SessionEventName, next_session_state
 
 from sessiond.core.errors import RequestError
+from sessiond.core.identity import request_digest, same_body
 from sessiond.core.launch import Environment, launch_frame
 from sessiond.core.paging import page
 from sessiond.core.spool import Spool
 from sessiond.engine.port import Limits
-from sessiond.policy.audit import AuditError, AuditLog, Ending, Subject
+from sessiond.policy.audit import AuditError, AuditLog, Subject
 from sessiond.policy.decide import CommandRequest, Policy, Verdict
 from sessiond.runtime.admission import Admission, Slot
 from sessiond.runtime.command import Command, Starter
@@ -146,6 +145,7 @@ class Session:
     def _lost(self, cause: str) -> None:
         if self.state != "open":
             return
+        log.warning("session lost", session=self.id, cause=cause)
         self._lose_commands(Failure(code="gone", message=f"the sandbox of session {self.id} died: {cause}"))
         self._move("lost", cause)
         self._on_end(self)
@@ -390,7 +390,7 @@ class Session:
     def _audit_end(self, command: Command) -> None:
         recorded = self._recorded.pop(command.id)
         try:
-            self._audit.end(recorded.subject, recorded.digest, ending(command))
+            self._audit.end(recorded.subject, recorded.digest, command.ending)
         except AuditError as error:
             log.error("the end of a command is not on record", session=self.id, command=command.id, error=str(error))
 
@@ -404,42 +404,3 @@ class Session:
             del self._commands[oldest.id]
             self._forgotten[oldest.id] = request_digest(oldest.request)
             self._kept_bytes -= self._kept_output.pop(oldest.id, 0)
-
-
-def same_body(one: CommandStart | SessionOpen, other: CommandStart | SessionOpen) -> bool:
-    """Whether two requests ask for the same. Correlation id and window do not count: they concern the asker only."""
-    if isinstance(one, CommandStart):
-        return one == other.model_copy(update={"id": one.id, "window": one.window, "answer": one.answer})
-    return one == other.model_copy(update={"id": one.id})
-
-
-def request_digest(request: CommandStart | SessionOpen) -> bytes:
-    """Digest of all that a request asks for but its correlation id (and the window, which only concerns the asker)."""
-    plain: dict[str, object] = {"id": 0}
-    if isinstance(request, CommandStart):
-        plain |= {"window": 0, "answer": "started"}
-    return hashlib.sha256(encode(request.model_copy(update=plain))).digest()
-
-
-def ending(command: Command) -> Ending:
-    """How a command ended, for the audit log."""
-    record = command.exit
-    if record is None:
-        return Ending(
-            exit_code=None,
-            signal=None,
-            cause="lost" if command.state == "lost" else "failed",
-            seconds=max(0.0, (command.ended or 0.0) - (command.started or command.ended or 0.0)),
-            output_bytes=command.spool.end,
-            timed_out=False,
-            oom=False,
-        )
-    return Ending(
-        exit_code=record.code,
-        signal=record.signal,
-        cause=record.cause,
-        seconds=record.wall_seconds,
-        output_bytes=record.output_bytes,
-        timed_out=record.cause == "timeout",
-        oom=record.cause == "oom",
-    )

@@ -6,7 +6,8 @@ from sessiond_protocol.messages import CommandStart, Error, Exited, Failed, Gap,
 
 from sessiond.core.errors import RequestError
 from sessiond.core.spool import Spool
-from sessiond.runtime.command import Command, GuestFault, Starter
+from sessiond.runtime.command import Command, Starter
+from sessiond.runtime.reports import GuestFault
 
 RING = 1024 * 1024
 

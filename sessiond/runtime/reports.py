@@ -1,0 +1,85 @@
+"""What a guest reports of a command, as the wire and the audit log say it."""
+
+from __future__ import annotations
+
+import os
+from typing import Literal
+
+from sessiond_protocol import guest as wire
+from sessiond_protocol.messages import Exit, Failure
+
+from sessiond.policy.audit import Ending
+
+
+class GuestFault(Exception):
+    """The guest said what it cannot have meant. Its sandbox is not to be trusted any more."""
+
+
+def spawn_failure(start: wire.Start | None, frame: wire.Failed) -> Failure:
+    """Why a command could not be spawned, in words."""
+    what, why = start.argv[0].decode() if start is not None else "it", os.strerror(frame.errno)
+    match frame.stage:
+        case wire.STAGE_COMMANDS:
+            return Failure(
+                code="limit", message="too many commands at once in this sandbox", hint="wait for one to end"
+            )
+        case wire.STAGE_PIPES | wire.STAGE_FORK:
+            return Failure(
+                code="limit",
+                message=f"no process could be started: {why}; the sandbox is at its limit of processes or memory",
+                hint="kill commands of the session, or give the profile a higher limit",
+            )
+        case wire.STAGE_RLIMIT:
+            return Failure(code="invalid", message=f"a limit cannot be set: {why}")
+        case wire.STAGE_CWD:
+            return Failure(code="invalid", message=f"the working directory cannot be entered: {why}")
+        case wire.STAGE_EXEC:
+            return Failure(code="invalid", message=f"{what!r} cannot be executed in the sandbox: {why}")
+        case _:
+            return Failure(code="unsupported", message=f"the guest cannot do this: {why}")
+
+
+def exit_record(frame: wire.Exited) -> Exit:
+    """The guest's exit frame as the wire shows it. Raises GuestFault when it cannot be true."""
+    if frame.signal > 64 or frame.code > 255:
+        raise GuestFault(f"exit of command {frame.command} with code {frame.code}, signal {frame.signal}")
+    cause: Literal["exit", "signal", "timeout", "oom", "killed"] = "signal" if frame.signal else "exit"
+    if frame.timed_out:
+        cause = "timeout"
+    elif frame.oom:
+        cause = "oom"
+    elif frame.killed and frame.signal:
+        cause = "killed"
+    return Exit(
+        code=None if frame.signal else frame.code,
+        signal=frame.signal or None,
+        cause=cause,
+        output_bytes=frame.output_bytes,
+        wall_seconds=frame.wall_ns / 1e9,
+        user_seconds=frame.user_us / 1e6,
+        system_seconds=frame.system_us / 1e6,
+        max_rss_bytes=frame.max_rss_kib * 1024,
+    )
+
+
+def ending(record: Exit | None, *, lost: bool, seconds: float, output_bytes: int) -> Ending:
+    """How a command ended, for the audit log; the figures are for one without a record of its end."""
+    if record is None:
+        return Ending(
+            exit_code=None,
+            signal=None,
+            cause="lost" if lost else "failed",
+            seconds=seconds,
+            output_bytes=output_bytes,
+            timed_out=False,
+            oom=False,
+        )
+    return Ending(
+        exit_code=record.code,
+        signal=record.signal,
+        cause=record.cause,
+        seconds=record.wall_seconds,
+        output_bytes=record.output_bytes,
+        timed_out=record.cause == "timeout",
+        oom=record.cause == "oom",
+    )
