@@ -7,7 +7,6 @@ client.
 from __future__ import annotations
 
 import asyncio
-import select
 from collections.abc import Callable, Sequence
 from itertools import count
 from typing import cast
@@ -72,27 +71,25 @@ class GuestLink:
         except TimeoutError:
             raise LinkError(f"the guest of sandbox {self.sandbox} did not dial within {seconds:g} s") from None
 
-    async def ping(self, seconds: float) -> None:
-        """One round trip to the guest, once it is there. Raises LinkError after `seconds`."""
+    def ask(self) -> asyncio.Future[None]:
+        """Send the guest a ping at once, or as soon as it is there; done when it has answered."""
         token = next(self._tokens)
         answer = self._pings[token] = asyncio.get_running_loop().create_future()
+        answer.add_done_callback(lambda _: self._pings.pop(token, None))
+        self.send_now(wire.Ping(token))
+        return answer
+
+    async def answered(self, answer: asyncio.Future[None], seconds: float) -> None:
+        """Return when the guest has answered what `ask` asked. Raises LinkError after `seconds`."""
         try:
-            self.send(wire.Ping(token))
-            self.outbox.flush()
             async with asyncio.timeout(seconds):
                 await answer
         except TimeoutError:
             raise LinkError(f"the guest of sandbox {self.sandbox} did not answer within {seconds:g} s") from None
-        finally:
-            del self._pings[token]
 
-    @property
-    def alive(self) -> bool:
-        """Whether the guest is there now: connected, in step, and its end of the channel not closed.
-
-        The kernel closes a dead guest's end at once, also before this loop has been told.
-        """
-        return self._connection is not None and self._ready.is_set() and not self._connection.hung_up
+    async def ping(self, seconds: float) -> None:
+        """One round trip to the guest, once it is there. Raises LinkError after `seconds`."""
+        await self.answered(self.ask(), seconds)
 
     def new_handle(self) -> int:
         """A handle that this sandbox has never seen."""
@@ -282,19 +279,6 @@ class _Connection(asyncio.Protocol):
             if timer is not None:
                 timer.cancel()
         self._link.lost(self)
-
-    @property
-    def hung_up(self) -> bool:
-        """Whether the other end is closed. Asks the kernel where the transport is a socket, and else the transport."""
-        transport = self._transport
-        if transport is None or transport.is_closing():
-            return True
-        end = transport.get_extra_info("socket")
-        if end is None:
-            return False
-        poll = select.poll()
-        poll.register(end, select.POLLRDHUP)
-        return bool(poll.poll(0))
 
     def write(self, frame: wire.DaemonFrame, *, soon: bool) -> None:
         self._unsent.append(wire.encode(frame))

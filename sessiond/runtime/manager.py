@@ -156,7 +156,9 @@ class SessionManager:
         ttl = lifetime(request.ttl, profile)
         done = self._opening[session_id] = asyncio.get_running_loop().create_future()
         try:
-            sandbox, pooled = await profile.pool.claim()
+            reserved = profile.pool.reserve()
+            session = self._make(session_id, request, profile, ttl) if reserved is not None else None
+            sandbox, pooled = await profile.pool.claim(reserved)
             try:
                 if limits != profile.rules.limits:
                     await profile.engine.tighten(sandbox.id, limits)
@@ -165,26 +167,31 @@ class SessionManager:
                 if isinstance(error, EngineError):
                     raise RequestError("unavailable", f"the session's limits cannot be set: {error}") from error
                 raise
-            session = Session(
-                session_id,
-                request,
-                profile.rules,
-                image_env=profile.pool.image_env,
-                audit=self._audit,
-                admission=self._admission,
-                expires=time.time() + ttl if ttl is not None else None,
-                idle_timeout=request.idle_timeout if request.idle_timeout is not None else profile.idle_timeout,
-                on_end=self._ended,
-                on_calm=self._calm.set,
-            )
+            if session is None:  # the image's environment is known only now
+                session = self._make(session_id, request, profile, ttl)
             self._sessions[session_id] = session
-            session.deadline = asyncio.get_running_loop().time() + ttl if ttl is not None else None
             session.opened(sandbox, pooled=pooled)
         finally:
             del self._opening[session_id]
             done.set_result(None)
         if session.state != "open":
             raise RequestError("unavailable", f"the sandbox of session {session_id} died as it was opened", "try again")
+        return session
+
+    def _make(self, session_id: str, request: SessionOpen, profile: OpenProfile, ttl: float | None) -> Session:
+        session = Session(
+            session_id,
+            request,
+            profile.rules,
+            image_env=profile.pool.image_env,
+            audit=self._audit,
+            admission=self._admission,
+            expires=time.time() + ttl if ttl is not None else None,
+            idle_timeout=request.idle_timeout if request.idle_timeout is not None else profile.idle_timeout,
+            on_end=self._ended,
+            on_calm=self._calm.set,
+        )
+        session.deadline = asyncio.get_running_loop().time() + ttl if ttl is not None else None
         return session
 
     def _ended(self, session: Session) -> None:

@@ -22,6 +22,10 @@ from sessiond.runtime.sandbox import Sandbox
 log = structlog.get_logger()
 
 
+Reserved = tuple[Sandbox, asyncio.Future[None]]
+"""A sandbox, and its guest's answer to come."""
+
+
 @dataclass(slots=True)
 class PoolCounts:
     """What happened since the start."""
@@ -95,18 +99,25 @@ class Pool:
             blocked_until=self._blocked_until,
         )
 
-    async def claim(self) -> tuple[Sandbox, bool]:
-        """A sandbox for one session, and whether it was warm.
+    def reserve(self) -> Reserved | None:
+        """A warm sandbox whose guest has just been asked whether it is there, to be claimed at once; None without one.
+
+        What else an opening needs can be made while the guest answers.
+        """
+        return self._take_warm() if self._warm else None
+
+    async def claim(self, reserved: Reserved | None) -> tuple[Sandbox, bool]:
+        """A sandbox for one session whose guest has answered, and whether it was warm.
 
         Raises RequestError: `busy` when too many wait already or none came free in time, `unavailable` when none
         can be made.
         """
         loop = asyncio.get_running_loop()
         began = loop.time()
-        while self._warm:
-            sandbox = self._take_warm()
-            # One that is in step a moment later than now has only been redialing: it is asked, and waited for.
-            if sandbox.alive or await self._check(sandbox):
+        while reserved is not None or self._warm:
+            sandbox, answer = reserved or self._take_warm()
+            reserved = None
+            if await self._check(sandbox, answer):
                 self.counts.hits += 1
                 loop.call_soon(self._act)
                 return sandbox, True
@@ -227,14 +238,14 @@ class Pool:
             log.warning("warm sandbox died", profile=self.profile, sandbox=sandbox.id, cause=cause)
             self._discard(sandbox)
 
-    def _take_warm(self) -> Sandbox:
+    def _take_warm(self) -> Reserved:
         _, (sandbox, _) = self._warm.popitem(last=False)
         self._claimed.add(sandbox.id)
-        return sandbox
+        return sandbox, sandbox.link.ask()
 
-    async def _check(self, sandbox: Sandbox) -> bool:
+    async def _check(self, sandbox: Sandbox, answer: asyncio.Future[None]) -> bool:
         try:
-            alive = await sandbox.check()
+            alive = await sandbox.check(answer)
         except asyncio.CancelledError:
             self.release(sandbox)
             raise

@@ -48,17 +48,12 @@ class Sandbox:
             await asyncio.shield(self.remove())
             raise
 
-    @property
-    def alive(self) -> bool:
-        """Whether it can be used, as far as can be told without waiting."""
-        return self.cause is None and self.link.alive
-
-    async def check(self) -> bool:
-        """Whether it is alive and its guest answers."""
+    async def check(self, answer: asyncio.Future[None] | None = None) -> bool:
+        """Whether it is alive and its guest answers; `answer` if the guest has been asked before."""
         if self.cause is not None:
             return False
         try:
-            await self.link.ping(PING_SECONDS)
+            await self.link.answered(answer or self.link.ask(), PING_SECONDS)
         except LinkError as error:
             self._died(str(error))
         return self.cause is None
