@@ -74,9 +74,11 @@ static void tidy_descriptors(void) {
 
 /* No handlers and nothing ignored, so a child has only the mask to reset. SIGPIPE is blocked rather than ignored for that reason. */
 static void tidy_signals(struct watch *watch) {
-    struct sigaction normal = {.sa_handler = SIG_DFL, .sa_flags = SA_NOCLDSTOP}; /* stopped children are no news */
+    /* The kernel's struct (handler, flags, restorer, mask) and call: sigaction() refuses libc's own signals, which a parent that uses
+     * glibc's posix_spawn leaves ignored. Stopped children are no news. */
+    unsigned long normal[4] = {(unsigned long)SIG_DFL, SA_NOCLDSTOP, 0, 0};
     for (int signal = 1; signal < NSIG; signal++)
-        sigaction(signal, &normal, NULL); /* KILL, STOP and libc's own refuse, and need it least */
+        syscall(SYS_rt_sigaction, signal, normal, NULL, sizeof(uint64_t)); /* KILL and STOP refuse, and need it least */
     sigset_t set;
     sigemptyset(&set);
     sigaddset(&set, SIGCHLD);

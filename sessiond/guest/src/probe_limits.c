@@ -140,21 +140,27 @@ static bool fill(const char *directory, double limit) {
     memset(block, 'x', sizeof block); /* holes would cost nothing */
     pid_t child = helper();
     if (child == 0) {
-        long written = 0;
-        for (int fd = -1; written < most; written++) {
-            if (written % FILE_MIB == 0) {
+        signal(SIGXFSZ, SIG_IGN);
+        size_t written = 0, in_file = FILE_MIB * MEBIBYTE;
+        for (int fd = -1; error == 0 && written < (size_t)most * MEBIBYTE;) {
+            if (in_file >= FILE_MIB * MEBIBYTE) {
                 char path[128];
                 snprintf(path, sizeof path, "%s/.sessiond-probe-XXXXXX", directory);
                 fd = mkstemp(path);
                 unlink(path);
+                in_file = 0;
             }
             ssize_t got = fd < 0 ? -1 : write(fd, block, sizeof block);
-            if (got != (ssize_t)sizeof block) {
-                error = got >= 0 ? ENOSPC : errno;
-                break;
+            if (got > 0) {
+                written += (size_t)got;
+                in_file += (size_t)got;
+            } else if (got < 0 && errno == EFBIG && in_file > 0) {
+                in_file = FILE_MIB * MEBIBYTE; /* one file's limit is another probe's: go on in the next */
+            } else {
+                error = got < 0 ? errno : ENOSPC;
             }
         }
-        struct filled result = {written, error};
+        struct filled result = {(long)(written / MEBIBYTE), error};
         _exit(write(report[1], &result, sizeof result) != (ssize_t)sizeof result);
     }
     close(report[1]);

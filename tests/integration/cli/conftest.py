@@ -37,7 +37,9 @@ class CommandLine:
         """Start a subcommand with its arguments."""
         self.temporary.mkdir(exist_ok=True)
         environment = {
-            name: value for name, value in os.environ.items() if not name.startswith(("SESSIOND_", "DOCKER_"))
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("SESSIOND_", "DOCKER_", "PYTHONASYNCIODEBUG"))
         }
         environment |= {"TMPDIR": str(self.temporary), "COLUMNS": "160", **self.environment}
         return subprocess.Popen(
