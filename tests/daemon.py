@@ -21,6 +21,8 @@ from typing import Any
 
 import docker
 
+from sessiond.engine.bubblewrap import ROOTS_DIRECTORY
+
 DEADLINE = 30.0
 """Ends a test that hangs. Nothing is measured by it, and nothing takes nearly as long."""
 
@@ -288,7 +290,7 @@ class DaemonProcess:
     @property
     def jails(self) -> Path:
         """Where bubblewrap's sandboxes have their directories."""
-        return (Path("/run/sessiond") if os.geteuid() == 0 else self.state / "sandboxes" / "bubblewrap") / self.instance
+        return (ROOTS_DIRECTORY if os.geteuid() == 0 else self.state / "sandboxes" / "bubblewrap") / self.instance
 
     def sandboxes(self) -> set[str]:
         """All of its sandboxes that exist, as the engine or the disk tells."""

@@ -43,7 +43,7 @@ from sessiond.engine.port import (
 
 log = logging.getLogger(__name__)
 
-ROOTS_DIRECTORY = Path("/run/sessiond")
+ROOTS_DIRECTORY = Path("/run/sessiond-jails")
 """Where root's jails have their directories: a jail's host user must be able to reach its own, and a state directory
 may lie in a home that is closed to others. Like the jails it is gone after a reboot."""
 

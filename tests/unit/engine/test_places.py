@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from sessiond_protocol.address import default_socket_path
 
+from sessiond.engine.bubblewrap import ROOTS_DIRECTORY
 from sessiond.engine.directory import SandboxDirectory, check_id, copy_guest, make_base
 from sessiond.engine.hostuid import HostUids
 from sessiond.engine.port import EngineError
@@ -89,3 +91,11 @@ def test_giving_back_twice_does_no_harm(tmp_path: Path):
     uids.take(one)
     uids.give_back(5000, one)
     uids.give_back(5000, one)
+
+
+def test_jails_of_root_do_not_lie_where_the_daemon_listens():
+    """The one directory must let jails' users through, the other nobody: as one, root's daemon could not start."""
+    listens = Path(default_socket_path({}, 0)).parent
+    assert listens != ROOTS_DIRECTORY
+    assert listens not in ROOTS_DIRECTORY.parents
+    assert ROOTS_DIRECTORY not in listens.parents
