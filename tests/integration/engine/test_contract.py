@@ -286,8 +286,8 @@ async def test_memory_is_limited_as_a_whole(ground: Ground):
 async def test_tmpfs_counts_as_memory(ground: Ground):
     guest = await ground.sandbox(limits=Limits(memory_bytes=32 * MIB, workspace_bytes=256 * MIB))
     outcome = await guest.run("sh", "-c", "head -c 100M /dev/zero >/workspace/file; echo $?")
+    # What runs after this is the kernel's choice: with no memory left it may kill anything in the sandbox.
     assert outcome.output != "0\n" or outcome.signal == 9
-    assert (await guest.run("rm", "-f", "/workspace/file")).code == 0
 
 
 FORKS = """
