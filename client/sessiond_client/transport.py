@@ -15,6 +15,7 @@ import ssl
 from collections.abc import Callable
 from typing import cast
 
+from sessiond_protocol.limits import FRAME_BYTES
 from sessiond_protocol.messages import SUBPROTOCOL
 from websockets.client import ClientProtocol
 from websockets.exceptions import InvalidStatus
@@ -33,7 +34,6 @@ from sessiond_client.errors import (
     UnauthorizedError,
 )
 
-MAX_FRAME = 1024 * 1024
 KEEPALIVE = 20.0
 """Seconds of silence after which a ping is sent; after as many again without a sign of life the connection is lost."""
 CLOSE_TIMEOUT = 5.0
@@ -55,7 +55,7 @@ class Transport(asyncio.Protocol):
         self._token = token
         self._on_message = on_message
         self._on_lost = on_lost
-        self._socket = ClientProtocol(parse_uri(uri), subprotocols=[Subprotocol(SUBPROTOCOL)], max_size=MAX_FRAME)
+        self._socket = ClientProtocol(parse_uri(uri), subprotocols=[Subprotocol(SUBPROTOCOL)], max_size=FRAME_BYTES)
         self._stream: asyncio.Transport
         self._burst: list[bytes] = []
         self._lead = True

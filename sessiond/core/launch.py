@@ -11,6 +11,7 @@ from sessiond_protocol.messages import CommandLimits, CommandStart, SessionLimit
 from sessiond.core.errors import RequestError
 
 WORKSPACE = "/workspace"
+"""Where a session's files live inside every sandbox; also its home and working directory."""
 CLEAN_ENVIRONMENT = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "HOME": WORKSPACE,

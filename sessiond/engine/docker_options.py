@@ -19,8 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sessiond.core.launch import WORKSPACE
 from sessiond.engine.directory import GUEST, SOCKET
-from sessiond.engine.port import GUEST_DIRECTORY, SANDBOX_UID, WORKSPACE, Limits, SandboxSpec
+from sessiond.engine.port import GUEST_DIRECTORY, SANDBOX_UID, Limits, SandboxSpec
 
 INSTANCE_LABEL = "sessiond.instance"
 SANDBOX_LABEL = "sessiond.sandbox"

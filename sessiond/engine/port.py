@@ -12,9 +12,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-WORKSPACE = "/workspace"
-"""Where a session's files live inside every sandbox; also its home and working directory."""
-
 SANDBOX_UID = 1000
 """The user (and group) that the guest and all commands have inside every sandbox."""
 

@@ -10,6 +10,9 @@ from sessiond_protocol.messages import Exit, Failure
 
 from sessiond.policy.audit import Ending
 
+SHOWN_CHARACTERS = 200
+"""Of a program's name in a reason: a name may be as long as a message, and the reason has to fit into one."""
+
 
 class GuestFault(Exception):
     """The guest said what it cannot have meant. Its sandbox is not to be trusted any more."""
@@ -17,7 +20,8 @@ class GuestFault(Exception):
 
 def spawn_failure(start: wire.Start | None, frame: wire.Failed) -> Failure:
     """Why a command could not be spawned, in words."""
-    what, why = start.argv[0].decode() if start is not None else "it", os.strerror(frame.errno)
+    what = start.argv[0].decode()[:SHOWN_CHARACTERS] if start is not None else "it"
+    why = os.strerror(frame.errno)
     match frame.stage:
         case wire.STAGE_COMMANDS:
             return Failure(

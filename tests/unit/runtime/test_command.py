@@ -2,6 +2,7 @@
 
 import pytest
 from sessiond_protocol import guest as wire
+from sessiond_protocol.codec import encode
 from sessiond_protocol.messages import CommandStart, Error, Exited, Failed, Gap, Output, Started, StdinAck
 
 from sessiond.core.errors import RequestError
@@ -235,6 +236,16 @@ def test_what_cannot_be_spawned_is_an_error_with_a_reason():
     assert isinstance(failed, Failed)
     assert "'cat' cannot be executed" in error.message
     assert command.state == "failed"
+
+
+def test_a_program_name_of_any_length_leaves_room_for_the_reason():
+    name = "\x01" * 60_000
+    command = make(argv=[name])
+    sink = Sink()
+    command.starters.append(Starter(sink, 1, "started"))
+    command.launch(Channel(), wire.Start(7, (name.encode(),), b"/"))
+    command.on_failed(wire.Failed(7, 36, wire.STAGE_EXEC))
+    assert len(encode(sink.sent[0])) < 4096
 
 
 def test_a_missing_shell_has_a_substitute_once():
