@@ -9,9 +9,8 @@ from sessiond_protocol import guest as wire
 from sessiond_protocol.messages import CommandLimits, CommandStart, SessionLimits
 
 from sessiond.core.errors import RequestError
+from sessiond.core.paths import WORKSPACE
 
-WORKSPACE = "/workspace"
-"""Where a session's files live inside every sandbox; also its home and working directory."""
 CLEAN_ENVIRONMENT = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "HOME": WORKSPACE,

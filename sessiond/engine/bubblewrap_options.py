@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from sessiond.core.launch import WORKSPACE
+from sessiond.core.paths import WORKSPACE
 from sessiond.engine.directory import GUEST, SOCKET
 from sessiond.engine.port import GUEST_DIRECTORY, SANDBOX_UID, Capabilities, Limits, SandboxSpec
 

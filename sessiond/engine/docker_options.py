@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sessiond.core.launch import WORKSPACE
+from sessiond.core.paths import WORKSPACE
 from sessiond.engine.directory import GUEST, SOCKET
 from sessiond.engine.port import GUEST_DIRECTORY, SANDBOX_UID, Limits, SandboxSpec
 
