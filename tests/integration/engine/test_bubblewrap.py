@@ -197,7 +197,10 @@ def readable_copy() -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as name:
         copy = Path(name)
         copy.chmod(0o755)
-        for part in ("sessiond/core", "sessiond/engine", "sessiond/guest", "protocol/sessiond_protocol", "tests/integration/engine"):
+        for part in (
+            *("sessiond/core", "sessiond/engine", "sessiond/guest"),
+            *("protocol/sessiond_protocol", "tests/integration/engine"),
+        ):
             shutil.copytree(root / part, copy / part, ignore=shutil.ignore_patterns("bin", "__pycache__"))
         shutil.copy(root / "sessiond/__init__.py", copy / "sessiond")
         shutil.copy(engines.guest(), copy / "guest")
