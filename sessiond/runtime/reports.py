@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any, Literal
 
-import msgpack
+import msgpack  # type: ignore[import-untyped]
 from sessiond_protocol import guest as wire
 from sessiond_protocol.messages import Exit, Failure
 

@@ -72,8 +72,8 @@ def test_sizes_and_durations_are_read(tmp_path: Path) -> None:
             drain = "1.5m"
             ping_interval = 5
             [profiles.default]
-            output_bytes = "1MB"
             ttl = "1h"
+            output = { command_bytes = "2MB" }
             [profiles.default.limits]
             memory_bytes = "1GiB"
             tmp_bytes = 1048576
@@ -83,7 +83,7 @@ def test_sizes_and_durations_are_read(tmp_path: Path) -> None:
     profile = settings.profiles["default"]
     assert settings.daemon.drain == 90.0
     assert settings.daemon.ping_interval == 5.0
-    assert (profile.output_bytes, profile.ttl) == (1_000_000, 3600.0)
+    assert (profile.output.command_bytes, profile.ttl) == (2_000_000, 3600.0)
     assert profile.limits.to_limits() == Limits(memory_bytes=1024**3, tmp_bytes=1024**2)
 
 

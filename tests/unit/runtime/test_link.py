@@ -3,15 +3,15 @@
 import asyncio
 import contextlib
 import socket
+from pathlib import Path
 
 import pytest
 from sessiond_protocol import guest as wire
-from sessiond_protocol.messages import CommandStart
 
-from sessiond.core.spool import Spool
 from sessiond.runtime.command import Command
 from sessiond.runtime.link import GuestLink, LinkError
 from sessiond.runtime.outbox import Outbox
+from tests.unit.runtime.keeper import Keeper, make_command
 
 DEADLINE = 10.0
 BOOT = bytes(range(16))
@@ -49,7 +49,8 @@ class Guest:
 
 
 class Setting:
-    def __init__(self) -> None:
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
         self.faults: list[str] = []
         self.link = GuestLink("sandbox", self.faults.append, Outbox())
         self.guests: list[Guest] = []
@@ -70,17 +71,16 @@ class Setting:
         return guest
 
     def start(self) -> tuple[Command, int]:
-        request = CommandStart(id=1, session="s", command="c", argv=["true"])
-        command = Command(session_id="s", command_id="c", request=request, spool=Spool(1 << 20), ended=Command.settle)
-        handle = self.link.new_handle()
+        handle = 2
+        command = make_command(self.directory, Keeper(lambda ended: self.link.unregister(ended.handle)))
         self.link.register(handle, command)
         command.launch(self.link, wire.Start(handle, (b"true",), b"/"))
         return command, handle
 
 
 @pytest.fixture
-async def setting():
-    setting = Setting()
+async def setting(tmp_path):
+    setting = Setting(tmp_path)
     yield setting
     setting.link.close()
     for guest in setting.guests:
@@ -221,3 +221,24 @@ async def test_whoever_says_something_else_than_hello_is_cut_off(setting):
     guest.say(wire.Pong(1))
     await guest.closed()
     assert setting.faults
+
+
+async def test_after_a_restart_the_guest_says_by_which_handle_it_knows_a_command(setting):
+    """It has two: the second is another shell's, should the first shell be missing."""
+    command = make_command(setting.directory, Keeper(lambda ended: setting.link.unregister(ended.handle)))
+    command.expect(setting.link, 2, wire.Start(2, (b"true",), b"/"))
+    for handle in (2, 3):
+        setting.link.register(handle, command)
+    guest = await setting.greet(wire.Started(3, 9))
+    assert (command.state, command.handle) == ("running", 3)
+    guest.say(wire.Exited(3, 0, 0, stdout_eof=True, stderr_eof=True))
+    assert await guest.hear(wire.Forget) == wire.Forget(3)
+    assert not [frame for frame in guest.heard if isinstance(frame, wire.Start)]
+    assert setting.faults == []
+
+
+async def test_after_a_restart_what_has_ended_before_is_forgotten_and_no_fault(setting):
+    setting.link.used(7)
+    guest = await setting.greet(wire.Started(6, 9), wire.Exited(6, 0, 0))
+    assert await guest.hear(wire.Forget) == wire.Forget(6)
+    assert setting.faults == []
