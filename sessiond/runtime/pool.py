@@ -23,8 +23,11 @@ log = structlog.get_logger()
 
 
 REFILL_SECONDS = 0.02
-"""How long a pool waits with its next creation after an opening: a creation takes four times as long, and its threads
-would take the processor from the client that has just been answered."""
+"""From an opening to the creation of what takes the sandbox's place.
+
+The engine's calls would take the processor from the client that has just been answered: measured on two processors, an
+opening took 1.4 ms instead of 0.9 on docker, 2.5 instead of 1.1 on bubblewrap.
+"""
 
 Reserved = tuple[Sandbox, asyncio.Future[None]]
 """A sandbox, and its guest's answer to come."""
@@ -123,7 +126,7 @@ class Pool:
             reserved = None
             if await self._check(sandbox, answer):
                 self.counts.hits += 1
-                self._act_soon()
+                self._act_by(loop.time() + REFILL_SECONDS)
                 return sandbox, True
         if not may_wait(self._policy, len(self._waiters)):
             self.counts.refused += 1
@@ -189,16 +192,13 @@ class Pool:
             self._timer.cancel()
             self._timer = None
         if todo.again_at is not None:
-            self._timer = asyncio.get_running_loop().call_at(todo.again_at, self._act)
+            self._act_by(todo.again_at)
 
-    def _act_soon(self) -> None:
-        """Make up for what was taken when the answer is at the client: on a small machine the two share a processor."""
-        loop = asyncio.get_running_loop()
-        at = loop.time() + REFILL_SECONDS
-        if self._timer is None or self._timer.when() > at:
-            if self._timer is not None:
-                self._timer.cancel()
-            self._timer = loop.call_at(at, self._act)
+    def _act_by(self, when: float) -> None:
+        if self._timer is not None:
+            when = min(when, self._timer.when())
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_at(when, self._act)
 
     async def _create(self) -> None:
         sandbox = self._make(f"{self.profile[:20]}-{secrets.token_hex(6)}")
