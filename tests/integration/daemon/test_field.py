@@ -15,7 +15,6 @@ from sessiond_client import (
     CommandError,
     CommandLostError,
     ConnectionLostError,
-    GoneError,
     Output,
     Session,
     connect,

@@ -365,7 +365,7 @@ async def test_audit_goes_on_in_a_new_file(client: Client, daemon: DaemonProcess
 
 
 async def test_nothing_runs_that_cannot_be_recorded(make_daemon: Callable[..., DaemonProcess]) -> None:
-    """When neither the audit log nor the daemon's own can be written, commands are `unavailable`; all else goes on."""
+    """When no file can be written, commands are `unavailable`, and an end is told once it is on record."""
     daemon = make_daemon(profiles={"open": {"policy": {"open": True}, "pool": {"min": 0, "max": 2}}}).start()
     async with connect(daemon.url) as client:
         session = await client.open("open")
@@ -375,8 +375,12 @@ async def test_nothing_runs_that_cannot_be_recorded(make_daemon: Callable[..., D
             await session.run(["touch", "/tmp/ran"])
         await cat.write(b"goes on")
         await cat.close_stdin()
-        assert (await cat.wait()).output_bytes == 7
+        assert (await cat.next()).data == b"goes on"  # type: ignore[union-attr]
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(1.5):
+                await cat.wait()
         daemon.limit_file_size(None)
+        assert (await cat.wait()).output_bytes == 7
         assert (await session.run(["ls", "/tmp"])).stdout == b""
 
 
