@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import structlog
 from sessiond_protocol.messages import SessionInfo, SessionList, SessionOpen
 
+from sessiond.audit.log import AuditLog
 from sessiond.core.errors import RequestError
 from sessiond.core.identity import same_body
 from sessiond.core.paging import page
 from sessiond.engine.port import Engine, EngineError, Limits
-from sessiond.policy.audit import AuditLog
 from sessiond.runtime.admission import Admission
 from sessiond.runtime.pool import Pool
 from sessiond.runtime.session import Session, SessionRules
@@ -90,8 +90,11 @@ class SessionManager:
         for session in self._sessions.values():
             session.draining = True
 
-    async def open(self, request: SessionOpen) -> Session:
-        """Open a session, or find the one that the same request opened before. Raises RequestError."""
+    async def open(self, request: SessionOpen, who: str = "") -> Session:
+        """Open a session, or find the one that the same request opened before. Raises RequestError.
+
+        `who` asks for it, as the audit log says it.
+        """
         session_id = request.session or secrets.token_hex(8)
         while session_id in self._opening:
             await asyncio.wait([self._opening[session_id]])
@@ -106,7 +109,7 @@ class SessionManager:
             raise RequestError("unavailable", "the daemon is stopping", "try again when it is back")
         if len(self._sessions) + len(self._opening) >= self._most:
             raise RequestError("limit", f"{self._most} sessions are open, the daemon's limit", "close one")
-        return await self._open(session_id, request)
+        return await self._open(session_id, request, who)
 
     def find(self, session_id: str) -> Session | None:
         """A session that has not ended, or None."""
@@ -139,14 +142,14 @@ class SessionManager:
         wanted = (session.info() for session in sessions if request.labels.items() <= session.labels.items())
         return page(wanted, request.limit)
 
-    def close_session(self, session_id: str, reason: str) -> SessionInfo:
+    def close_session(self, session_id: str, reason: str, who: str = "") -> SessionInfo:
         """End a session; one that has ended stays as it was."""
         session = self._sessions.get(session_id)
         if session is not None:
-            session.close(reason)
+            session.close(reason, who)
         return self.info(session_id)
 
-    async def _open(self, session_id: str, request: SessionOpen) -> Session:
+    async def _open(self, session_id: str, request: SessionOpen, who: str) -> Session:
         profile = self.profiles.get(request.profile)
         if profile is None:
             raise RequestError(
@@ -157,7 +160,7 @@ class SessionManager:
         done = self._opening[session_id] = asyncio.get_running_loop().create_future()
         try:
             reserved = profile.pool.reserve()
-            session = self._make(session_id, request, profile, ttl) if reserved is not None else None
+            session = self._make(session_id, request, profile, ttl, who) if reserved is not None else None
             sandbox, pooled = await profile.pool.claim(reserved)
             try:
                 if limits != profile.rules.limits:
@@ -168,7 +171,7 @@ class SessionManager:
                     raise RequestError("unavailable", f"the session's limits cannot be set: {error}") from error
                 raise
             if session is None:  # the image's environment is known only now
-                session = self._make(session_id, request, profile, ttl)
+                session = self._make(session_id, request, profile, ttl, who)
             self._sessions[session_id] = session
             session.opened(sandbox, pooled=pooled)
         finally:
@@ -178,7 +181,9 @@ class SessionManager:
             raise RequestError("unavailable", f"the sandbox of session {session_id} died as it was opened", "try again")
         return session
 
-    def _make(self, session_id: str, request: SessionOpen, profile: OpenProfile, ttl: float | None) -> Session:
+    def _make(
+        self, session_id: str, request: SessionOpen, profile: OpenProfile, ttl: float | None, who: str
+    ) -> Session:
         session = Session(
             session_id,
             request,
@@ -190,6 +195,7 @@ class SessionManager:
             idle_timeout=request.idle_timeout if request.idle_timeout is not None else profile.idle_timeout,
             on_end=self._ended,
             on_calm=self._calm.set,
+            who=who,
         )
         session.deadline = asyncio.get_running_loop().time() + ttl if ttl is not None else None
         return session

@@ -28,13 +28,14 @@ from sessiond_protocol.messages import (
 )
 from sessiond_protocol.states import SessionEventName, next_session_state
 
+from sessiond.audit.log import AuditError, AuditLog
+from sessiond.audit.record import DAEMON, Detail, EventName, Subject
 from sessiond.core.errors import RequestError
 from sessiond.core.identity import request_digest, same_body
 from sessiond.core.launch import Environment, launch_frame
 from sessiond.core.paging import page
 from sessiond.core.spool import Spool
 from sessiond.engine.port import Limits
-from sessiond.policy.audit import AuditError, AuditLog, Subject
 from sessiond.policy.decide import CommandRequest, Policy, Verdict
 from sessiond.runtime.admission import Admission, Slot
 from sessiond.runtime.command import Command, Starter
@@ -90,8 +91,10 @@ class Session:
         idle_timeout: float | None,
         on_end: Callable[[Session], None],
         on_calm: Callable[[], None],
+        who: str = "",
     ) -> None:
         self.id = session_id
+        self._who = who
         self.request = request
         self.rules = rules
         self.state: SessionState = "opening"
@@ -131,15 +134,18 @@ class Session:
         """It has its sandbox."""
         self.sandbox, self.pooled = sandbox, pooled
         self._move("opened", "ready")
+        details = {"name": self.name, "sandbox": sandbox.id, "engine": self.rules.engine, "pooled": pooled}
+        self._note("session_opened", details, self._who)
         sandbox.on_death(self._lost)
 
-    def close(self, reason: str) -> None:
-        """End it: commands still running are lost. Its sandbox is the manager's to release."""
+    def close(self, reason: str, who: str = DAEMON) -> None:
+        """End it, as `who` asks: commands still running are lost. Its sandbox is the manager's to release."""
         if self.state in ("closed", "closing"):
             return
         self._move("close", reason)
         self._lose_commands(Failure(code="gone", message=f"session {self.id} was closed: {reason}"))
         self._move("closed", reason)
+        self._note("session_closed", {"reason": reason, "commands": self._started}, who)
         self._on_end(self)
 
     def _lost(self, cause: str) -> None:
@@ -148,11 +154,20 @@ class Session:
         log.warning("session lost", session=self.id, cause=cause)
         self._lose_commands(Failure(code="gone", message=f"the sandbox of session {self.id} died: {cause}"))
         self._move("lost", cause)
+        self._note("session_lost", {"reason": cause, "commands": self._started}, DAEMON)
         self._on_end(self)
 
     def _lose_commands(self, failure: Failure) -> None:
         for command in tuple(self._commands.values()):
             command.lose(failure)
+
+    def _note(self, event: EventName, details: Mapping[str, Detail], who: str) -> None:
+        """Put an event of the session on record. What cannot be does not stop it: its commands then do not run."""
+        subject = Subject(self.id, "", self.rules.profile, self.rules.policy.digest, who)
+        try:
+            self._audit.event(event, subject, details=details)
+        except AuditError as error:
+            log.error("an event of a session is not on record", session=self.id, event_=event, error=str(error))
 
     def _move(self, event: SessionEventName, reason: str) -> None:
         self.state = next_session_state(self.state, event)
@@ -226,10 +241,11 @@ class Session:
 
     # --- commands ---------------------------------------------------------------------------------------------------
 
-    def start(self, request: CommandStart, sink: Sink) -> Follower | None:
+    def start(self, request: CommandStart, sink: Sink, who: str = "") -> Follower | None:
         """Start a command, or answer for the same one started before. The sink gets `started` or an error in reply.
 
-        Returns its follower when the request asks to follow it. Raises RequestError.
+        `who` asks for it, as the audit log says it. Returns its follower when the request asks to follow it. Raises
+        RequestError.
         """
         known = self._find_same(request)
         if known is not None:
@@ -239,7 +255,7 @@ class Session:
         self._check_open()
         self._check_room()
         self.touch()
-        verdict, recorded = self._judge(request)
+        verdict, recorded = self._judge(request, who)
         frame = launch_frame(self._link.new_handle(), request, verdict.argv, self._env, self._limits)
         slot = self._admission.take() if verdict.outcome == "allow" else None
         if slot is not None:
@@ -325,7 +341,7 @@ class Session:
         if self._started >= MOST_COMMANDS:
             raise RequestError("limit", f"session {self.id} has started {MOST_COMMANDS} commands", "open a new one")
 
-    def _judge(self, request: CommandStart) -> tuple[Verdict, Recorded]:
+    def _judge(self, request: CommandStart, who: str) -> tuple[Verdict, Recorded]:
         asked = CommandRequest(
             argv=tuple(request.argv) if request.argv is not None else None,
             text=request.text,
@@ -333,7 +349,7 @@ class Session:
             cwd=request.cwd,
         )
         verdict = self.rules.policy.decide(asked)
-        subject = Subject(self.id, request.command, self.rules.profile, self.rules.policy.digest)
+        subject = Subject(self.id, request.command, self.rules.profile, self.rules.policy.digest, who)
         try:
             digest = self._audit.decision(subject, asked, verdict)
         except AuditError as error:
