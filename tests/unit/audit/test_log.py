@@ -451,3 +451,18 @@ def test_a_writer_killed_at_any_moment_leaves_a_log_that_is_whole_when_it_goes_o
     log.close()
     assert whole(path).records > 100
     assert len(sealed_segments(path)) > 1
+
+
+def test_a_log_that_is_being_written_and_rotated_is_whole_whenever_it_is_verified(tmp_path: Path) -> None:
+    path = tmp_path / "audit.jsonl"
+    writer = subprocess.Popen([sys.executable, "-c", WRITER, path], stdout=subprocess.PIPE, text=True)
+    assert writer.stdout is not None
+    try:
+        assert writer.stdout.readline() == "writes\n"
+        seen = [whole(path).records for _ in range(10)]
+    finally:
+        writer.kill()
+        writer.wait(10)
+        writer.stdout.close()
+    assert seen == sorted(seen)
+    assert seen[0] < seen[-1]
