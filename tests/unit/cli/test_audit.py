@@ -67,7 +67,7 @@ def test_help_needs_nothing_heavy() -> None:
         check=True,
     )
     imported = {line.rsplit("|", 1)[-1].strip() for line in outcome.stderr.splitlines() if "|" in line}
-    assert "sessiond.cli.audit" in imported
+    assert "sessiond.cli.failure" in imported
     assert not imported & {"pydantic", "structlog", "tree_sitter", "asyncio", "sessiond.audit.files"}
 
 
