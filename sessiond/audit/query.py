@@ -14,6 +14,7 @@ COLUMNS = (
     *("exit_code", "signal", "cause", "seconds", "output_bytes", "truncated", "timed_out", "oom", "details"),
 )
 """Of an exported table."""
+_CHAIN_FIELDS = ("segment", "after", "records", "torn_bytes")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """What a spreadsheet takes a cell for a formula by."""
 
@@ -69,7 +70,7 @@ def _what(record: Record) -> str:
             cause = _text(fields, "cause")
             return f"{how or cause}, {cause}, {fields.get('seconds')} s, {fields.get('output_bytes')} bytes"
         case _:
-            return _cell(fields.get("details"))
+            return _cell(fields.get("details", {name: fields[name] for name in _CHAIN_FIELDS if name in fields}))
 
 
 def _text(fields: dict[str, Any], name: str) -> str:

@@ -67,6 +67,10 @@ class _Foreign:
     digest: hashlib._Hash = field(default_factory=hashlib.sha256)
 
 
+def _no_records(foreign: _Foreign) -> str:
+    return "the line is no record" if foreign.lines == 1 else f"{foreign.lines} lines are no records"
+
+
 class Verifier:
     """Takes the files of a log, oldest first, and their lines."""
 
@@ -124,7 +128,8 @@ class Verifier:
             sequence = self._last.sequence + 1 if self._last is not None else None
             self._find(
                 _Place(sequence or 0, None, unfinished.file, unfinished.line),
-                "is unfinished: cut off, or torn by a kill or a full disk, which the daemon records when it goes on",
+                f"is unfinished: {_no_records(unfinished)}; cut off, changed, or torn by a kill or a full disk, "
+                "which the daemon records when it goes on",
             )
         for first, last, place in self._missing:
             self._find(
@@ -216,7 +221,7 @@ class Verifier:
             self._recovered += 1
             return
         first = self._last.sequence + 1 if self._last is not None else max(1, record.sequence - foreign.lines)
-        lines = "the line is no record" if foreign.lines == 1 else f"{foreign.lines} lines are no records"
+        lines = _no_records(foreign)
         if record.sequence <= first:
             self._find(_Place(0, None, foreign.file, foreign.line), f"{lines}: put there or changed")
             return

@@ -238,7 +238,8 @@ def _say(report: Report) -> None:
         click.echo(f"... and {report.more_findings} more")
     verdict = "whole" if not report.findings else f"NOT WHOLE: {len(report.findings) + report.more_findings} findings"
     torn = f", {report.recovered} torn records on record" if report.recovered else ""
-    click.echo(f"{verdict}: {report.records} records from {report.first}{torn}")
+    first = f" from record {report.first} on" if report.first is not None else ""
+    click.echo(f"{verdict}: {report.records} records{first}{torn}")
     if report.head is not None:
         click.echo(f"head: record {report.head[0]} sha256 {report.head[1]}")
 

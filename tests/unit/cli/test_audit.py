@@ -131,6 +131,7 @@ def test_what_is_shown_cannot_steer_the_terminal(state: Path) -> None:
     assert "\x1b" not in text
     assert r"deny (program): =cmd|x\ny" in text
     assert "exit 3, exit, 1.5 s, 10 bytes" in text
+    assert "began segment=2 after=audit-000001.jsonl" in text
 
 
 def test_a_damaged_log_can_still_be_queried(state: Path) -> None:
