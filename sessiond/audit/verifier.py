@@ -79,7 +79,7 @@ class Verifier:
         self._more = 0
         self._records = 0
         self._recovered = 0
-        self._file = ""
+        self._files: list[str] = []
         self._line = 0
         self._number: int | None = None
         self._numbers: list[int] = []
@@ -94,7 +94,9 @@ class Verifier:
 
     def begin(self, file: str, number: int | None) -> None:
         """The lines of `file` come next; `number` is the segment's, where its name has one."""
-        self._file, self._number, self._line, self._sealed = file, number, 0, False
+        self._end_file()
+        self._files.append(file)
+        self._number, self._line, self._sealed = number, 0, False
         if number is not None:
             self._numbers.append(number)
 
@@ -123,6 +125,7 @@ class Verifier:
         the file that is written to, when it is not there.
         """
         self._settle(None)
+        self._end_file()
         if self._foreign is not None:
             unfinished = self._foreign
             sequence = self._last.sequence + 1 if self._last is not None else None
@@ -138,8 +141,8 @@ class Verifier:
             )
         if complete:
             self._check_segments(current)
-        order = {name: number for number, name in enumerate(dict.fromkeys(finding.file for finding in self._findings))}
-        self._findings.sort(key=lambda finding: (order[finding.file], finding.line))
+        order = {name: number for number, name in enumerate(self._files)}
+        self._findings.sort(key=lambda finding: (order.get(finding.file, len(order)), finding.line))
         head = self._last
         return Report(
             self._findings,
@@ -249,6 +252,12 @@ class Verifier:
                 f"begins segment {record.fields.get('segment')}, which has another name: files were renamed",
             )
 
+    def _end_file(self) -> None:
+        if self._files and self._line == 0:
+            self._find_file(self._file, "is empty")
+        elif self._number is not None and not self._sealed:
+            self._add(Finding(self._file, self._line, None, "does not end with the seal of its segment"))
+
     def _note_segment(self, record: Record) -> None:
         number, oldest = record.fields.get("segment"), record.fields.get("oldest")
         if self._number is None and isinstance(number, int):
@@ -268,6 +277,10 @@ class Verifier:
     def _lost_segments(self, first: int, last: int) -> None:
         which = f"segment {first} is" if first == last else f"segments {first} to {last} are"
         self._find_file(self._file, f"{which} missing")
+
+    @property
+    def _file(self) -> str:
+        return self._files[-1] if self._files else ""
 
     # --- findings ---------------------------------------------------------------------------------------------------
 

@@ -184,9 +184,19 @@ def test_the_current_file_is_missed(path: Path) -> None:
 def test_the_removed_last_record_of_a_sealed_segment_is_found_and_named(path: Path) -> None:
     last = json.loads(segment_path(path, 2).read_bytes().splitlines()[-1])
     edit(segment_path(path, 2), lambda lines: lines.pop())
+    records = len(segment_path(path, 2).read_bytes().splitlines())
     assert problems(verify_log(path)) == [
+        f"audit-000002.jsonl:{records}: does not end with the seal of its segment",
         f"audit-000003.jsonl:1: record {last['seq']} is missing before this line",
     ]
+    assert len(verify_files([segment_path(path, 2)], path).findings) == 1
+
+
+def test_an_emptied_file_is_found(path: Path) -> None:
+    path.write_bytes(b"")
+    assert problems(verify_log(path)) == ["audit.jsonl:0: is empty"]
+    segment_path(path, 1).write_bytes(b"")
+    assert "audit-000001.jsonl:0: is empty" in problems(verify_log(path))
 
 
 def test_a_sealed_segment_that_was_cut_off_is_found_and_named(path: Path) -> None:
@@ -194,7 +204,8 @@ def test_a_sealed_segment_that_was_cut_off_is_found_and_named(path: Path) -> Non
     lines = segment.read_bytes().splitlines(keepends=True)
     segment.write_bytes(segment.read_bytes()[:-10])
     assert problems(verify_log(path)) == [
-        f"audit-000002.jsonl:{len(lines)}: record {json.loads(lines[-1])['seq']} is destroyed: the line is no record"
+        f"audit-000002.jsonl:{len(lines)}: does not end with the seal of its segment",
+        f"audit-000002.jsonl:{len(lines)}: record {json.loads(lines[-1])['seq']} is destroyed: the line is no record",
     ]
 
 
