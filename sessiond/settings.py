@@ -275,6 +275,10 @@ class DaemonSettings(_Section):
     retention: Duration = 3600.0
     """Time for which an ended session's commands and output can still be looked up."""
     max_sessions: Annotated[Count, Field(le=65536)] = 256
+    audit_segment_bytes: Annotated[Size, Field(ge=64 * 1024)] = 64 * 1024**2
+    """Size at which a file of the audit log is sealed and the next begun."""
+    audit_keep: Annotated[int, BeforeValidator(_no_bool), Field(ge=0, le=2**31 - 1)] = 0
+    """Sealed files of the audit log that are kept; 0 keeps all."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "json", "console"] = "auto"
     """auto writes for people on a terminal, JSON elsewhere."""

@@ -20,6 +20,7 @@ COMMANDS = {
     "run": ("sessiond.cli.exec:run", "Run a command in a session of its own."),
     "ps": ("sessiond.cli.ps:ps", "List sessions, or the commands of one."),
     "close": ("sessiond.cli.sessions:close", "Close sessions."),
+    "audit": ("sessiond.cli.audit:audit", "Verify, follow, search and export the audit log."),
     "doctor": ("sessiond.cli.doctor:doctor", "Check that this machine can keep what sessiond promises."),
     "image": ("sessiond.cli.image:image", "Build and look at sandbox images."),
     "bench": ("sessiond.cli.bench:bench", "Measure what commands, openings and output cost here."),

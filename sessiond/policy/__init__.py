@@ -1,6 +1,5 @@
-"""Whether a command may run, and the record of it."""
+"""Whether a command may run."""
 
-from sessiond.policy.audit import AuditError, AuditLog, Ending, Subject
 from sessiond.policy.decide import CommandRequest, Policy, Verdict
 
-__all__ = ["AuditError", "AuditLog", "CommandRequest", "Ending", "Policy", "Subject", "Verdict"]
+__all__ = ["CommandRequest", "Policy", "Verdict"]

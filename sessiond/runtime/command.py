@@ -28,8 +28,8 @@ from sessiond_protocol.messages import (
 )
 from sessiond_protocol.states import CommandEventName, next_command_state
 
+from sessiond.audit.record import Ending
 from sessiond.core.errors import RequestError
-from sessiond.policy.audit import Ending
 from sessiond.runtime.admission import Slot
 from sessiond.runtime.follower import Follower, Sink
 from sessiond.runtime.reports import GuestFault, ending, exit_record, spawn_failure
@@ -292,7 +292,8 @@ class Command:
         """How it ended, for the audit log."""
         seconds = max(0.0, (self.ended or 0.0) - (self.started or self.ended or 0.0))
         lost = self.state == "lost"
-        return ending(self.exit, lost=lost, seconds=seconds, output_bytes=self.spool.end)
+        spool = self.spool
+        return ending(self.exit, lost=lost, seconds=seconds, output_bytes=spool.end, truncated=spool.start > 0)
 
     def acknowledge(self) -> None:
         """Forget what every follower has consumed if space is short, and let the guest forget what is kept here."""

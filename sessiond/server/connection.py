@@ -211,7 +211,7 @@ class ClientConnection:
 
     async def _open(self, message: SessionOpen, body: bytes) -> None:
         try:
-            session = await self._manager.open(message, body)
+            session = await self._manager.open(message, body, self._socket.who)
         except RequestError as error:
             self._refuse(message, error)
         except Exception:
@@ -241,9 +241,8 @@ class ClientConnection:
         session = self._manager.find(message.session)
         if session is not None:
             session.check_writer(self)
-        self.send(
-            SessionReply(re=message.id, session=self._manager.close_session(message.session, "a client closed it"))
-        )
+        ended = self._manager.close_session(message.session, "a client closed it", self._socket.who)
+        self.send(SessionReply(re=message.id, session=ended))
 
     def _session_list(self, message: SessionList) -> None:
         found, more = self._manager.list(message)
@@ -257,7 +256,7 @@ class ClientConnection:
         session.check_writer(self)
         if message.window > self._window:
             message = message.model_copy(update={"window": self._window})
-        follower = session.start(message, self._body, self)
+        follower = session.start(message, self._body, self, self._socket.who)
         if follower is not None:
             self._followers[message.session, message.command] = follower
             follower.pump()

@@ -14,11 +14,13 @@ from pathlib import Path
 
 import structlog
 
+from sessiond.audit.files import NAME as AUDIT_NAME
+from sessiond.audit.log import AuditError, AuditLog
+from sessiond.audit.record import DAEMON, Subject
 from sessiond.core.errors import SessiondError
 from sessiond.core.pool import PoolPolicy
 from sessiond.engine.port import Engine, Limits, SandboxSpec
 from sessiond.engine.select import open_engine
-from sessiond.policy.audit import AuditError, AuditLog
 from sessiond.policy.decide import Policy
 from sessiond.runtime.admission import Admission, default_slots
 from sessiond.runtime.manager import SessionManager
@@ -41,6 +43,9 @@ log = structlog.get_logger()
 
 STOP_SECONDS = 60.0
 """Erasing all sandboxes must not take longer; what is left is found and erased at the next start."""
+
+
+BY_DAEMON = Subject(who=DAEMON)
 
 
 class StateError(SessiondError):
@@ -91,7 +96,12 @@ class Daemon:
     async def _start(self) -> None:
         self._lock = lock_state(self._state)
         instance = instance_name(self._state)
-        audit = self._audit = AuditLog(self._state / "audit.jsonl")
+        audit = self._audit = AuditLog(
+            self._state / AUDIT_NAME,
+            segment_bytes=self._settings.daemon.audit_segment_bytes,
+            keep=self._settings.daemon.audit_keep,
+        )
+        audit.event("daemon_started", BY_DAEMON, details={"version": VERSION, "pid": os.getpid(), "instance": instance})
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reopen_audit, audit)
         store = self._store = Store(self._state, durability=self._settings.daemon.durability)
         store.open()
@@ -208,7 +218,7 @@ class Daemon:
         try:
             audit.reopen()
         except AuditError as error:
-            log.error("the audit log goes on in its old file", error=str(error))
+            log.error("the audit log was not rotated", error=str(error))
 
     # --- stop -------------------------------------------------------------------------------------------------------
 
@@ -251,6 +261,10 @@ class Daemon:
             self._store.close()
         if self._audit is not None:
             asyncio.get_running_loop().remove_signal_handler(signal.SIGHUP)
+            try:
+                self._audit.event("daemon_stopped", BY_DAEMON, details={"pid": os.getpid()})
+            except AuditError as error:
+                log.error("the daemon's end is not on record", error=str(error))
             self._audit.close()
         if self._lock is not None:
             os.close(self._lock)

@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from sessiond.audit.log import AuditError
 from sessiond.core.errors import SessiondError
 from sessiond.engine.port import EngineError
-from sessiond.policy.audit import AuditError
 from sessiond.server.daemon import Daemon
 from sessiond.server.logging import configure
 from sessiond.settings import SettingsError, load

@@ -24,6 +24,8 @@ from sessiond_client import (
 )
 from sessiond_protocol.messages import SessionList, SessionsReply
 
+from sessiond.audit.files import sealed_segments
+from sessiond.audit.verify import verify_log
 from tests.daemon import DaemonProcess, eventually, python
 from tests.wire import Wire
 
@@ -353,15 +355,18 @@ async def test_audit_of_an_allowed_command(client: Client, daemon: DaemonProcess
 
 
 async def test_audit_goes_on_in_a_new_file(client: Client, daemon: DaemonProcess) -> None:
-    """SIGHUP, as log rotation sends it."""
-    session = await client.open("open")
-    log, old = daemon.state / "audit.jsonl", daemon.state / "audit.jsonl.1"
-    log.rename(old)
+    """SIGHUP seals the current file and begins another; the chain goes through both, and says who did what."""
+    before = await client.open("open")
+    await before.run(["true"])
+    await eventually("both lines are on record", lambda: len(daemon.audit(before.id)) == 2)
+    sealed = len(sealed_segments(daemon.state / "audit.jsonl"))
     os.kill(daemon.pid, signal.SIGHUP)
-    await eventually("a new file", log.exists)
-    await session.run(["true"])
-    await eventually("both lines are in it", lambda: len(daemon.audit(session.id)) == 2)
-    assert session.id not in old.read_text()
+    await eventually("a sealed file", lambda: len(sealed_segments(daemon.state / "audit.jsonl")) > sealed)
+    await before.run(["true"], command_id="after")
+    await eventually("both lines are in the new one", lambda: len(daemon.audit(before.id)) == 2)
+    report = verify_log(daemon.state / "audit.jsonl")
+    assert report.findings == []
+    assert {record["who"] for record in daemon.audit(before.id)} == {f"uid:{os.getuid()}"}
 
 
 async def test_nothing_runs_that_cannot_be_recorded(make_daemon: Callable[..., DaemonProcess]) -> None:
