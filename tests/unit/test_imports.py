@@ -52,11 +52,7 @@ def test_client_does_not_know_the_daemon():
 
 
 def test_daemon_does_not_know_the_client_but_in_its_commands():
-<<<<<<< HEAD
-    for part in ("core", "engine", "policy", "audit", "runtime", "server", "guest"):
-=======
-    for part in ("core", "engine", "policy", "store", "runtime", "server", "guest"):
->>>>>>> store
+    for part in ("core", "engine", "policy", "audit", "store", "runtime", "server", "guest"):
         assert violations(PACKAGES["sessiond"] / part, {"sessiond_client"}) == []
 
 
@@ -69,11 +65,7 @@ def test_core_decides_without_engine_server_or_clock():
 
 def test_engines_and_policy_know_nothing_above_them():
     above = {"sessiond.server", "sessiond.runtime", "sessiond.cli"}
-<<<<<<< HEAD
-    for part in ("engine", "policy", "audit", "guest", "core"):
-=======
-    for part in ("engine", "policy", "store", "guest", "core"):
->>>>>>> store
+    for part in ("engine", "policy", "audit", "store", "guest", "core"):
         assert violations(PACKAGES["sessiond"] / part, above) == []
     assert violations(PACKAGES["sessiond"] / "runtime", {"sessiond.server", "sessiond.cli"}) == []
     assert violations(PACKAGES["sessiond"] / "server", {"sessiond.cli"}) == []
