@@ -212,6 +212,9 @@ class BubblewrapEngine(Engine):
         try:
             known = self._known(sandbox)
         except SandboxGoneError:
+            group = self._group(sandbox)
+            if group is not None:
+                await group.remove()
             self._place(sandbox).erase()
             return
         async with known.changing:
@@ -232,14 +235,20 @@ class BubblewrapEngine(Engine):
             reap()
 
     async def list(self) -> list[SandboxStatus]:
-        """All sandboxes with a record in this instance's directory."""
+        """All sandboxes in this instance's directory; one without a record is what a killed daemon left half made."""
         found = []
         for path in sorted(self._base.iterdir()):
-            with contextlib.suppress(SandboxGoneError, EngineError):
+            with contextlib.suppress(EngineError):
                 if path.is_dir():
-                    known = self._known(path.name)
-                    found.append(SandboxStatus(path.name, self._state(known), known.record.spec.labels))
+                    found.append(self._status(path.name))
         return found
+
+    def _status(self, sandbox: str) -> SandboxStatus:
+        try:
+            known = self._known(sandbox)
+        except SandboxGoneError:
+            return SandboxStatus(check_id(sandbox, "sandbox"), SandboxState.CREATED, {})
+        return SandboxStatus(sandbox, self._state(known), known.record.spec.labels)
 
     async def stats(self, sandbox: str) -> SandboxStats:
         """From its cgroup; without one only the number of processes is known."""

@@ -269,7 +269,7 @@ class ClientConnection:
             command.unfollow(self)
             self.send(CommandReply(re=message.id, command=command.info()))
             return
-        if message.offset > command.spool.end and not command.running:
+        if message.offset > command.spool.end and command.state == "exited":
             raise RequestError("invalid", f"command {command.id} has {command.spool.end} bytes of output so far")
         self.send(CommandReply(re=message.id, command=command.info()))
         follower = self._followers[key] = command.follow(self, message.offset, min(message.window, self._window))

@@ -18,7 +18,8 @@ from sessiond.engine import bubblewrap, cgroup, jail
 from sessiond.engine.bubblewrap import BubblewrapEngine
 from sessiond.engine.directory import SandboxDirectory
 from sessiond.engine.hostuid import FIRST_UID, UIDS
-from sessiond.engine.port import EngineError, EngineUnavailableError, Limits, SandboxState
+from sessiond.engine.jail_state import RECORD
+from sessiond.engine.port import EngineError, EngineUnavailableError, Limits, SandboxSpec, SandboxState
 from tests import engines
 from tests.integration.engine.conftest import bubblewrap_ground
 from tests.integration.engine.ground import Ground
@@ -180,6 +181,27 @@ async def test_start_that_dies_in_the_middle_leaves_a_jail_that_is_found(jails: 
     assert not Path(f"/proc/{started.pid}/root").exists()
     started.monitor.wait()
     os.close(started.pidfd)
+
+
+async def test_what_a_killed_daemon_left_half_made_is_found_and_erased(tmp_path: Path):
+    """It has a directory, and maybe cgroups, but no record yet."""
+    engine = BubblewrapEngine(instance="half", directory=tmp_path, guest=engines.guest())
+    await engine.open()
+    try:
+        spec = SandboxSpec(id="s-1", profile="p")
+        await engine.create(spec, asyncio.Protocol)
+        (record,) = engine._base.rglob(RECORD)
+        record.unlink()
+        await engine.close()
+        engine = BubblewrapEngine(instance="half", directory=tmp_path, guest=engines.guest())
+        await engine.open()
+        assert [(status.id, status.state) for status in await engine.list()] == [("s-1", SandboxState.CREATED)]
+        await engine.remove("s-1")
+        assert await engine.list() == []
+        assert list(engine._base.iterdir()) == []
+    finally:
+        await engine.remove("s-1")
+        await engine.close()
 
 
 async def test_missing_bwrap_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
