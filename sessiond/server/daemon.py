@@ -125,7 +125,8 @@ class Daemon:
     async def _begin(self, manager: SessionManager, orphans: list[Found]) -> None:
         """Fill the pools, once what is left of an earlier life's pools is gone: the two together would be too many."""
         await erase(orphans)
-        manager.start()
+        if not self._stop.is_set():
+            manager.start()
 
     def _hold(self, profiles: dict[str, OpenProfile], row: SessionRow) -> Sandbox | None:
         """The daemon's hold on a session's sandbox, not adopted yet; None when its profile is gone."""
@@ -242,8 +243,7 @@ class Daemon:
             listener.close()
         keep = self._settings.daemon.on_stop == "keep"
         if self._eraser is not None:
-            self._eraser.cancel()
-            await asyncio.wait({self._eraser})
+            await asyncio.wait({self._eraser}, timeout=STOP_SECONDS)
         if self._manager is not None:
             try:
                 async with asyncio.timeout(STOP_SECONDS):

@@ -17,6 +17,7 @@ from sessiond_client import (
     FencedError,
     Gap,
     GoneError,
+    NotFoundError,
     Output,
     Session,
     connect,
@@ -234,7 +235,7 @@ async def test_what_a_closed_session_had_can_be_read_until_the_retention_is_over
         spools = daemon.state / "spools"
         assert list(spools.rglob("*"))
         await eventually("nothing is left", lambda: not list(spools.iterdir()))
-        with pytest.raises(GoneError, match="no session"):
+        with pytest.raises(NotFoundError):
             await session.info()
 
 
