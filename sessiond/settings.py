@@ -27,7 +27,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from pydantic_settings.exceptions import SettingsError as SourceError
 from sessiond_protocol.address import default_socket_path
 
-from sessiond.engine.port import Limits
+from sessiond.engine.port import ExecMode, Limits
 from sessiond.settings_report import Report, command_line_problem, syntax_problem
 
 _SOCKET_PATH_BYTES = 107
@@ -177,6 +177,44 @@ class PolicySettings(_Section):
         return self
 
 
+class KernelSettings(_Section):
+    """What the kernel lets a profile's programs do, however they were started; docs/policy-kernel.md tells more."""
+
+    executables: list[str] | Literal["any"] = Field(default="any", max_length=1024)
+    """Programs that may be executed: bare names, absolute paths, directories with a slash at the end."""
+    read: list[str] | Literal["any"] | None = Field(default=None, max_length=1024)
+    """Trees that may be read: absolute paths, patterns, `system`. None: any, or `system` with a list of executables."""
+    write: list[str] | Literal["any"] | None = Field(default=None, max_length=1024)
+    """The same for writing."""
+    network: bool = True
+    """Whether TCP sockets may be bound and connected."""
+    exec: ExecMode = "any"
+    """Where files that the session wrote may be executed."""
+    landlock: Literal["require", "use", "off"] = "use"
+    """require refuses sessions where the kernel cannot do all of it; off asks nothing of it."""
+
+    @field_validator("executables")
+    @classmethod
+    def _executables(cls, value: list[str] | str) -> list[str] | str:
+        for name in value if isinstance(value, list) else ():
+            if not (_is_plain(name.removesuffix("/")) if name.startswith("/") else _PROGRAM.fullmatch(name)):
+                raise ValueError(f"{name!r} is neither a program's bare name nor a plain absolute path")
+        return value
+
+    @field_validator("read", "write")
+    @classmethod
+    def _trees(cls, value: list[str] | str | None) -> list[str] | str | None:
+        for path in value if isinstance(value, list) else ():
+            if path != "system" and not _is_plain(path):
+                raise ValueError(f"{path!r} is neither a plain absolute path nor 'system'")
+        return value
+
+
+def _is_plain(path: str) -> bool:
+    """Whether it is an absolute path that means exactly what it shows."""
+    return path.startswith("/") and os.path.normpath(path) == path and path.isprintable() and len(path) < 4096
+
+
 class Profile(_Section):
     """A named recipe for sessions."""
 
@@ -191,6 +229,7 @@ class Profile(_Section):
     """Output kept in memory for each command."""
     pool: PoolSettings = PoolSettings()
     policy: PolicySettings = PolicySettings()
+    kernel: KernelSettings = KernelSettings()
     env: dict[
         Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$")],
         Annotated[str, Field(max_length=32 * 1024, pattern=r"^[^\x00]*$")],

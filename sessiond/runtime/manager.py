@@ -13,10 +13,12 @@ from sessiond_protocol.messages import SessionInfo, SessionList, SessionOpen
 
 from sessiond.core.errors import RequestError
 from sessiond.core.identity import same_body
+from sessiond.core.launch import Environment
 from sessiond.core.paging import page
 from sessiond.engine.port import Engine, EngineError, Limits
 from sessiond.policy.audit import AuditLog
 from sessiond.runtime.admission import Admission
+from sessiond.runtime.confine import confine
 from sessiond.runtime.pool import Pool
 from sessiond.runtime.session import Session, SessionRules
 
@@ -162,6 +164,9 @@ class SessionManager:
             try:
                 if limits != profile.rules.limits:
                     await profile.engine.tighten(sandbox.id, limits)
+                if profile.rules.kernel is not None:
+                    search = Environment(profile.pool.image_env, profile.rules.env).path
+                    await confine(sandbox, profile.rules.kernel, search)
             except BaseException as error:
                 profile.pool.release(sandbox)
                 if isinstance(error, EngineError):

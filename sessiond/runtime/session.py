@@ -36,6 +36,7 @@ from sessiond.core.spool import Spool
 from sessiond.engine.port import Limits
 from sessiond.policy.audit import AuditError, AuditLog, Subject
 from sessiond.policy.decide import CommandRequest, Policy, Verdict
+from sessiond.policy.kernel import KernelLayer, KernelRules
 from sessiond.runtime.admission import Admission, Slot
 from sessiond.runtime.command import Command, Starter
 from sessiond.runtime.follower import Follower, Sink
@@ -65,6 +66,7 @@ class SessionRules:
     env: Mapping[str, str]
     try_sh: bool
     """Whether a missing bash may be replaced by sh."""
+    kernel: KernelRules | None = None
 
 
 class Recorded(NamedTuple):
@@ -160,6 +162,11 @@ class Session:
             message = SessionEvent(session=self.info(), reason=reason)
             for sink in tuple(self._attached):
                 sink.send(message)
+
+    @property
+    def layer(self) -> KernelLayer | None:
+        """What the kernel enforces of the profile's rules; None when nothing was asked of it."""
+        return None if self.sandbox is None else self.sandbox.layer
 
     @property
     def running(self) -> int:

@@ -16,10 +16,11 @@ import structlog
 
 from sessiond.core.errors import SessiondError
 from sessiond.core.pool import PoolPolicy
-from sessiond.engine.port import Engine, EngineError, Limits, SandboxSpec
+from sessiond.engine.port import Engine, EngineError, SandboxSpec
 from sessiond.engine.select import open_engine
 from sessiond.policy.audit import AuditError, AuditLog
 from sessiond.policy.decide import Policy
+from sessiond.policy.kernel import KernelRules
 from sessiond.runtime.admission import Admission, default_slots
 from sessiond.runtime.manager import OpenProfile, SessionManager
 from sessiond.runtime.outbox import Outbox
@@ -112,6 +113,7 @@ class Daemon:
             output_bytes=profile.output_bytes,
             env=profile.env,
             try_sh=profile.shell == "auto",
+            kernel=KernelRules.from_settings(profile.kernel),
         )
         wanted = profile.pool
         pool = Pool(
@@ -123,7 +125,7 @@ class Daemon:
                 max_age=wanted.max_age,
                 waiters=wanted.waiters,
             ),
-            make=partial(make_sandbox, engine, name, profile.image, limits, self._outbox),
+            make=partial(make_sandbox, engine, name, profile, self._outbox),
             prepare=partial(engine.prepare, profile.image),
             wait_seconds=wanted.wait,
             health_interval=wanted.health_interval,
@@ -216,9 +218,16 @@ class Daemon:
         log.info("sessiond has stopped")
 
 
-def make_sandbox(engine: Engine, profile: str, image: str, limits: Limits, outbox: Outbox, sandbox_id: str) -> Sandbox:
+def make_sandbox(engine: Engine, name: str, profile: Profile, outbox: Outbox, sandbox_id: str) -> Sandbox:
     """A sandbox of a profile, not launched yet."""
-    return Sandbox(engine, SandboxSpec(id=sandbox_id, profile=profile, image=image, limits=limits), outbox)
+    spec = SandboxSpec(
+        id=sandbox_id,
+        profile=name,
+        image=profile.image,
+        limits=profile.limits.to_limits(),
+        exec_in=profile.kernel.exec,
+    )
+    return Sandbox(engine, spec, outbox)
 
 
 async def remove_orphans(engine: Engine) -> None:
