@@ -33,6 +33,8 @@ from sessiond.settings_report import Report, command_line_problem, syntax_proble
 _SOCKET_PATH_BYTES = 107
 """Linux's own limit (sun_path)."""
 _LARGEST_PORT = 65535
+_KERNEL_PATH_BYTES = 128 * 1024
+"""Half of a frame to the guest; the rest is for what it adds to each path, and the system's own."""
 
 PREFIX = "SESSIOND_"
 DELIMITER = "__"
@@ -208,6 +210,13 @@ class KernelSettings(_Section):
             if path != "system" and not _is_plain(path):
                 raise ValueError(f"{path!r} is neither a plain absolute path nor 'system'")
         return value
+
+    @model_validator(mode="after")
+    def _fits_a_frame(self) -> Self:
+        lists = [value for value in (self.executables, self.read, self.write) if isinstance(value, list)]
+        if sum(len(path.encode()) for paths in lists for path in paths) > _KERNEL_PATH_BYTES:
+            raise ValueError(f"the paths are more than {_KERNEL_PATH_BYTES} bytes in all; name trees that hold them")
+        return self
 
 
 def _is_plain(path: str) -> bool:

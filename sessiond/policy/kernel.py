@@ -42,6 +42,10 @@ SYSTEM_WRITE = (WORKSPACE, *TEMPORARY, *DEVICES)
 TERMINALS = ("/dev/ptmx", "/dev/pts", "/dev/tty")
 """Devices that still take ioctl."""
 
+LOADERS = ("/lib64/ld-*.so*", "/lib/ld-*.so*")
+"""The kernel opens a program's loader as it opens the program. Those of listed programs are found by the guest; these
+serve programs in listed directories and in the workspace."""
+
 HELPERS: Mapping[str, tuple[str, ...]] = {"git": ("/usr/lib/git-core/", "/usr/libexec/git-core/")}
 """Directories of programs that a program runs as parts of itself."""
 
@@ -135,7 +139,8 @@ def restriction(rules: KernelRules, search: str) -> wire.Restrict:
     if rules.executables != "any":
         named = [path for name in rules.executables for path in (name, *HELPERS.get(posixpath.basename(name), ()))]
         programs = [name for name in named if not name.endswith("/")]
-        grant(wire.ACCESS_READ | wire.ACCESS_EXECUTE, (path.rstrip("/") for path in named if path.endswith("/")))
+        trees = (path.rstrip("/") for path in named if path.endswith("/"))
+        grant(wire.ACCESS_READ | wire.ACCESS_EXECUTE, (*LOADERS, *trees))
     if rules.read != "any":
         grant(wire.ACCESS_READ, _expand(rules.read, SYSTEM_READ))
     if rules.write != "any":

@@ -174,9 +174,11 @@ class GuestLink:
                 if answer is not None and not answer.done():
                     answer.set_result(None)
             case wire.Restricted():
-                if self._restricted is None or self._restricted.done():
+                restricted = self._restricted
+                if restricted is None or (restricted.done() and not restricted.cancelled()):
                     raise GuestFault("RESTRICTED, which nobody asked for")
-                self._restricted.set_result(frame)
+                if not restricted.done():
+                    restricted.set_result(frame)
             case wire.Synced():
                 self._synchronised()
             case wire.Goodbye():
