@@ -51,6 +51,7 @@ _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(B|KiB|MiB|GiB|TiB|kB|MB|GB|TB)?")
 _BINARY_UNITS = {"B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3, "TiB": 1024**4}
 _SIZE_UNITS = _BINARY_UNITS | {"kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _PROGRAM = re.compile(r"\[|[A-Za-z0-9_][A-Za-z0-9_.+-]{0,254}")
+_WILDCARD = re.compile(r"[*?]")
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?")
 _DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -209,6 +210,8 @@ class KernelSettings(_Section):
         for path in value if isinstance(value, list) else ():
             if path != "system" and not _is_plain(path):
                 raise ValueError(f"{path!r} is neither a plain absolute path nor 'system'")
+            if _WILDCARD.search(path.rpartition("/")[0]):
+                raise ValueError(f"{path!r} has a * or ? before its last part, where it stands for nothing")
         return value
 
     @model_validator(mode="after")

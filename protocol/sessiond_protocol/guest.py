@@ -173,7 +173,7 @@ class Restrict:
     search: bytes = b""
     """PATH, along which programs are found that are named without a directory."""
     grants: tuple[tuple[int, bytes], ...] = ()
-    """Access, and an absolute path (in its place a pattern, glob(7)) or for ACCESS_PROGRAM a program's name."""
+    """Access, and an absolute path, in whose last part * and ? stand for characters, or a program's name."""
     command: ClassVar[int] = 0
 
 

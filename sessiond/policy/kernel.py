@@ -9,6 +9,7 @@ from __future__ import annotations
 import posixpath
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from sessiond_protocol import guest as wire
@@ -127,6 +128,7 @@ class KernelLayer:
         return f"landlock abi {self.abi}" + (f", without {', '.join(self.absent)}" if self.absent else "")
 
 
+@lru_cache(maxsize=256)
 def restriction(rules: KernelRules, search: str) -> wire.Restrict:
     """The frame for `rules`; `search` is the PATH of the session's commands."""
     grants: dict[str, int] = {}

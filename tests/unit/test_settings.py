@@ -225,6 +225,7 @@ def test_kernel_rules_are_read_and_default_to_none(tmp_path: Path) -> None:
         ("executables", '"some"'),
         ("read", '["etc"]'),
         ("read", '["/etc/"]'),
+        ("read", '["/usr/*/python3"]'),
         ("write", '["/a\\u0000b"]'),
         ("write", '["~"]'),
         ("exec", '"sometimes"'),

@@ -3,12 +3,16 @@
 
 #include <elf.h>
 #include <fcntl.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { HEADERS_MOST = 64, LINE_MOST = 256 /* BINPRM_BUF_SIZE: the kernel reads no more of a script */ };
+enum {
+    HEAD_BYTES = 4096,
+    LINE_MOST = 256, /* BINPRM_BUF_SIZE: the kernel reads no more of a script */
+};
 
 bool program_find(const char *name, const char *search, char path[PATH_MAX]) {
     struct stat found;
@@ -26,21 +30,23 @@ bool program_find(const char *name, const char *search, char path[PATH_MAX]) {
     }
 }
 
-static bool elf_loader(int fd, char loader[PATH_MAX]) {
+/* `head` is the beginning of the file, where linkers put what is looked for here. */
+static bool elf_loader(const uint8_t *head, size_t size, char loader[PATH_MAX]) {
     Elf64_Ehdr header;
-    if (pread(fd, &header, sizeof header, 0) != sizeof header || memcmp(header.e_ident, ELFMAG, SELFMAG) != 0 ||
-        header.e_ident[EI_CLASS] != ELFCLASS64 || header.e_phentsize != sizeof(Elf64_Phdr))
+    if (size < sizeof header || memcmp(head, ELFMAG, SELFMAG) != 0 || head[EI_CLASS] != ELFCLASS64)
         return false;
-    for (int i = 0; i < header.e_phnum && i < HEADERS_MOST; i++) {
+    memcpy(&header, head, sizeof header);
+    for (size_t i = 0; i < header.e_phnum; i++) {
         Elf64_Phdr part;
-        if (header.e_phoff > INT_MAX || pread(fd, &part, sizeof part, (off_t)header.e_phoff + i * (off_t)sizeof part) != sizeof part)
+        if (header.e_phoff > size || (i + 1) * sizeof part > size - header.e_phoff)
             return false;
+        memcpy(&part, head + header.e_phoff + i * sizeof part, sizeof part);
         if (part.p_type != PT_INTERP)
             continue;
-        if (part.p_filesz < 2 || part.p_filesz > PATH_MAX || part.p_offset > INT_MAX)
+        if (part.p_offset > size || part.p_filesz > size - part.p_offset || part.p_filesz > PATH_MAX)
             return false;
-        ssize_t length = pread(fd, loader, (size_t)part.p_filesz, (off_t)part.p_offset);
-        return length == (ssize_t)part.p_filesz && loader[length - 1] == '\0';
+        memcpy(loader, head + part.p_offset, (size_t)part.p_filesz);
+        return part.p_filesz > 1 && loader[part.p_filesz - 1] == '\0';
     }
     return false;
 }
@@ -57,12 +63,11 @@ static bool next_word(const char **at, char *word, size_t size) {
     return true;
 }
 
-static bool script_interpreter(int fd, char interpreter[PATH_MAX], char then[NAME_MAX + 1]) {
-    char line[LINE_MOST];
-    ssize_t length = pread(fd, line, sizeof line - 1, 0);
-    if (length < 2 || line[0] != '#' || line[1] != '!')
+static bool script_interpreter(const uint8_t *head, size_t size, char interpreter[PATH_MAX], char then[NAME_MAX + 1]) {
+    char line[LINE_MOST] = {0};
+    memcpy(line, head, size < LINE_MOST ? size : LINE_MOST - 1);
+    if (line[0] != '#' || line[1] != '!')
         return false;
-    line[length] = '\0';
     line[strcspn(line, "\n")] = '\0';
     const char *at = line + 2;
     if (!next_word(&at, interpreter, PATH_MAX))
@@ -75,11 +80,12 @@ static bool script_interpreter(int fd, char interpreter[PATH_MAX], char then[NAM
 }
 
 bool program_needs(const char *path, char interpreter[PATH_MAX], char then[NAME_MAX + 1]) {
+    uint8_t head[HEAD_BYTES];
     then[0] = '\0';
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    int fd = openat(AT_FDCWD, path, O_RDONLY | O_CLOEXEC);
     if (fd < 0)
         return false;
-    bool needs = elf_loader(fd, interpreter) || script_interpreter(fd, interpreter, then);
+    ssize_t size = read(fd, head, sizeof head);
     close(fd);
-    return needs;
+    return size > 0 && (elf_loader(head, (size_t)size, interpreter) || script_interpreter(head, (size_t)size, interpreter, then));
 }

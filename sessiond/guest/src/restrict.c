@@ -4,7 +4,8 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <glob.h>
+#include <limits.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -15,17 +16,28 @@
 #include "program.h"
 
 enum {
-    NEEDS_DEPTH = 4,     /* a script's interpreter may be a script; the kernel itself goes no deeper */
-    PATTERN_MOST = 4096, /* paths that one pattern may stand for */
+    NEEDS_DEPTH = 4,      /* a script's interpreter may be a script; the kernel itself goes no deeper */
+    PATTERN_MOST = 4096,  /* paths that one pattern may stand for */
+    ENTRIES_BYTES = 8192, /* of a directory, read at once */
 };
 
 /* The ruleset while it is made. */
 struct making {
     int fd;
-    uint64_t handled;      /* rights of files that it is about */
-    const char *search;    /* PATH */
+    uint64_t handled;           /* rights of files that it is about */
+    const char *search;         /* PATH */
+    char interpreter[PATH_MAX]; /* that was allowed last: mostly all programs have the same loader */
     uint32_t rules, missing;
-    int error;             /* of the first rule that the kernel refused */
+    int error; /* of the first rule that the kernel refused */
+};
+
+/* A directory's entry as getdents64(2) gives it. */
+struct entry {
+    uint64_t inode;
+    int64_t offset;
+    uint16_t length;
+    uint8_t type;
+    char name[];
 };
 
 static bool answered; /* a session is restricted once */
@@ -79,7 +91,7 @@ static struct ruleset ruleset(uint32_t flags, unsigned abi) {
 
 /* Allows it on the file, or on the directory and all below. */
 static void allow(struct making *making, const char *path, uint64_t allowed) {
-    int fd = open(path, O_PATH | O_CLOEXEC);
+    int fd = openat(AT_FDCWD, path, O_PATH | O_CLOEXEC); /* not open(): musl's makes a second call for O_CLOEXEC */
     struct stat file;
     if (fd < 0 || fstat(fd, &file) != 0) {
         making->missing++;
@@ -96,15 +108,48 @@ static void allow(struct making *making, const char *path, uint64_t allowed) {
     close(fd);
 }
 
-static void allow_pattern(struct making *making, const char *pattern, uint64_t allowed) {
-    glob_t found;
-    if (glob(pattern, GLOB_NOSORT, NULL, &found) != 0) {
-        making->missing++;
-        return;
+/* Whether the name is what the pattern stands for: * is any characters, ? is one. */
+static bool matches(const char *pattern, const char *name) {
+    const char *star = NULL, *from = NULL; /* the last *, and where in the name it ends for now */
+    while (*name != '\0') {
+        if (*pattern == '*') {
+            star = ++pattern;
+            from = name;
+        } else if (*pattern == '?' || *pattern == *name) {
+            pattern++;
+            name++;
+        } else if (star != NULL) {
+            pattern = star;
+            name = ++from;
+        } else {
+            return false;
+        }
     }
-    for (size_t i = 0; i < found.gl_pathc && i < PATTERN_MOST; i++)
-        allow(making, found.gl_pathv[i], allowed);
-    globfree(&found);
+    return pattern[strspn(pattern, "*")] == '\0';
+}
+
+/* Allows it on all of a directory's entries that the last part of `path` stands for. */
+static void allow_pattern(struct making *making, const char *path, uint64_t allowed) {
+    static _Alignas(struct entry) char entries[ENTRIES_BYTES];
+    char directory[PATH_MAX], found[PATH_MAX];
+    const char *pattern = strrchr(path, '/') + 1;
+    int fd = -1, matched = 0;
+    if (snprintf(directory, sizeof directory, "%.*s", (int)(pattern - path), path) < PATH_MAX)
+        fd = openat(AT_FDCWD, directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    long size;
+    while (fd >= 0 && (size = syscall(SYS_getdents64, fd, entries, sizeof entries)) > 0)
+        for (long at = 0; at < size;) {
+            const struct entry *entry = (const void *)(entries + at);
+            at += entry->length;
+            if (entry->name[0] == '.' || !matches(pattern, entry->name) || matched == PATTERN_MOST)
+                continue;
+            matched++;
+            if (snprintf(found, sizeof found, "%s%s", directory, entry->name) < PATH_MAX)
+                allow(making, found, allowed);
+        }
+    if (fd >= 0)
+        close(fd);
+    making->missing += matched == 0;
 }
 
 static void allow_program(struct making *making, const char *name, int depth) {
@@ -116,7 +161,9 @@ static void allow_program(struct making *making, const char *name, int depth) {
     allow(making, path, FS_READ_FILE | FS_EXECUTE);
     if (depth == NEEDS_DEPTH || !program_needs(path, interpreter, then))
         return;
-    allow_program(making, interpreter, depth + 1);
+    if (strcmp(interpreter, making->interpreter) != 0)
+        allow_program(making, interpreter, depth + 1);
+    strcpy(making->interpreter, interpreter);
     if (then[0] != '\0')
         allow_program(making, then, depth + 1);
 }
@@ -126,7 +173,7 @@ static void allow_all(struct making *making, const struct restrict_frame *wanted
         const struct grant *grant = &wanted->grants[i];
         if (grant->access == ACCESS_PROGRAM)
             allow_program(making, grant->path, 0);
-        else if (strpbrk(grant->path, "*?[") != NULL)
+        else if (strpbrk(grant->path, "*?") != NULL)
             allow_pattern(making, grant->path, rights(grant->access));
         else
             allow(making, grant->path, rights(grant->access));

@@ -117,7 +117,9 @@ def test_a_tree_may_be_executed_or_written(guest: Guest, scripts: Path) -> None:
     write(scripts / "cat", "")
     scripts.chmod(0o777)
     both = (ACCESS_READ | ACCESS_WRITE, str(scripts).encode())
-    programs = tuple((ACCESS_READ | ACCESS_EXECUTE, path) for path in (b"/usr/bin", b"/lib*/ld-*.so.*"))
+    programs = tuple(
+        (ACCESS_READ | ACCESS_EXECUTE, path) for path in (b"/usr/bin", b"/lib64/ld-*.so*", b"/lib/ld-*.so*")
+    )
     restrict(guest, FILES, *programs, both, *SYSTEM, (ACCESS_WRITE, b"/dev/null"))
     assert guest.shell(f"cd {scripts} && echo x > a && mv a b && rm b && id > /dev/null").exit.code == 0
     assert guest.shell(f"echo x > {guest.directory}/a").exit.code != 0
