@@ -8,14 +8,18 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
-from sessiond_client import Client, CommandError, Session, connect
+from sessiond_client import Client, CommandError, Session, UnavailableError, connect
 from sessiond_protocol.messages import CommandLimits
 
 from tests import engines
 from tests.conftest import ends_clean
-from tests.daemon import DaemonProcess, EngineUnderTest
+from tests.daemon import COMMAND, DaemonProcess, EngineUnderTest, eventually
+
+WITHOUT_LANDLOCK = str(Path(__file__).parents[1] / "without_landlock.py")
 
 KERNEL = {"executables": ["python3", "pytest", "cat", "sleep"], "network": False, "landlock": "require"}
 BASE = {"policy": {"open": True}, "limits": {"memory_bytes": "256MiB"}}
@@ -346,11 +350,10 @@ async def test_pool_hands_out_unrestricted_sandboxes_to_be_restricted(client: Cl
         assert worked(await tried(session, ATTACKS["execv"])) == (profile == "open")
 
 
-async def test_black_and_pylint_work(engine: EngineUnderTest, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """The four programs of a strict profile, in the image that has them; bubblewrap sees only what this machine has."""
-    if engine.docker_host is None:
-        return
-    full = EngineUnderTest(engine.name, engine.docker_host, engines.image(engine.docker_host, "full"))
+async def test_black_and_pylint_work(docker_engine: EngineUnderTest, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The four programs of a strict profile, in the image that has them: on Docker, which has images."""
+    assert docker_engine.docker_host is not None
+    full = replace(docker_engine, image=engines.image(docker_engine.docker_host, "full"))
     kernel = {**KERNEL, "executables": ["python", "pytest", "black", "pylint"], "exec": "strict"}
     profiles = {"strict": {**BASE, "pool": {"min": 1, "max": 2}, "kernel": kernel}}
     daemon = DaemonProcess(full, tmp_path_factory.mktemp("full"), profiles=profiles)
@@ -363,3 +366,26 @@ async def test_black_and_pylint_work(engine: EngineUnderTest, tmp_path_factory: 
                 result = await session.run(command)
                 assert result.exit_code == 0, result.stdout.decode() + result.stderr.decode()
             assert not worked(await tried(session, ATTACKS["execv"]))
+
+
+async def test_kernel_without_landlock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`require` opens no session there; `use` does, says what is missing, and has noexec mounts all the same.
+
+    On bubblewrap, whose sandboxes are the daemon's own children and have its filter.
+    """
+    monkeypatch.setattr("tests.daemon.COMMAND", (sys.executable, WITHOUT_LANDLOCK, *COMMAND))
+    kernel = {**KERNEL, "exec": "strict"}
+    profiles = {
+        "require": {**BASE, "pool": {"min": 1, "max": 2}, "kernel": kernel},
+        "use": {**BASE, "pool": {"min": 1, "max": 2}, "kernel": {**kernel, "landlock": "use"}},
+    }
+    daemon = DaemonProcess(EngineUnderTest("bubblewrap"), tmp_path, profiles=profiles)
+    with ends_clean(daemon):
+        async with connect(daemon.url) as client:
+            with pytest.raises(UnavailableError, match="no landlock"):
+                await client.open("require")
+            session = await client.open("use")
+            assert "kernel layer incomplete" in daemon.log
+            assert worked(await tried(session, ATTACKS["execv"]))
+            assert not worked(await tried(session, ATTACKS["ld.so and a copied binary"]))
+            await eventually("the refused sandbox is replaced", lambda: daemon.settled(sessions=1))
