@@ -16,12 +16,11 @@ enum {
 
 bool program_find(const char *name, const char *search, char path[PATH_MAX]) {
     struct stat found;
-    if (strchr(name, '/') != NULL)
-        return snprintf(path, PATH_MAX, "%s", name) < PATH_MAX && stat(path, &found) == 0 && S_ISREG(found.st_mode);
+    if (strchr(name, '/') != NULL) /* relative to the working directory it means another file for each command */
+        return name[0] == '/' && snprintf(path, PATH_MAX, "%s", name) < PATH_MAX && stat(path, &found) == 0 && S_ISREG(found.st_mode);
     for (const char *at = search;; at++) {
         size_t directory = strcspn(at, ":");
         int length = snprintf(path, PATH_MAX, "%.*s/%s", (int)directory, at, name);
-        /* Not along an entry that is relative: it means another directory for each command. */
         if (*at == '/' && length < PATH_MAX && stat(path, &found) == 0 && S_ISREG(found.st_mode) && access(path, X_OK) == 0)
             return true;
         at += directory;
@@ -87,5 +86,6 @@ bool program_needs(const char *path, char interpreter[PATH_MAX], char then[NAME_
         return false;
     ssize_t size = read(fd, head, sizeof head);
     close(fd);
-    return size > 0 && (elf_loader(head, (size_t)size, interpreter) || script_interpreter(head, (size_t)size, interpreter, then));
+    bool needs = size > 0 && (elf_loader(head, (size_t)size, interpreter) || script_interpreter(head, (size_t)size, interpreter, then));
+    return needs && interpreter[0] == '/';
 }

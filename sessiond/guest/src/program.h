@@ -5,7 +5,7 @@
 #include <limits.h>
 #include <stdbool.h>
 
-/* Finds the program that `name` means along `search` (PATH; a name with a slash is taken as it is). */
+/* Finds the program that `name` means along `search` (PATH; an absolute path is taken as it is). Nothing relative is looked at. */
 bool program_find(const char *name, const char *search, char path[PATH_MAX]);
 
 /* What else must be executable for `path` to run: an ELF file's loader, a script's interpreter. Where that is env, `then` is what env is

@@ -166,6 +166,15 @@ def test_names_are_looked_up_as_execvp_would_but_not_along_relative_entries(gues
     assert answer.missing >= 1
 
 
+@pytest.mark.parametrize(
+    "first", ["#!cat", "#! ./cat", "#!/usr/bin/env ./cat", "#!usr/bin/cat", "#!/usr/bin/env -S ../bin/cat"]
+)
+def test_a_relative_interpreter_allows_nothing(guest: Guest, scripts: Path, first: str) -> None:
+    """It means another file in each working directory."""
+    restrict(guest, FILES, (ACCESS_PROGRAM, write(scripts / "odd", f"{first}\n")), *SYSTEM)
+    assert guest.run("cat").failed[0].errno == 13
+
+
 def test_what_is_not_there_is_counted(guest: Guest) -> None:
     grants = ((ACCESS_READ, b"/no/such/tree"), (ACCESS_READ, b"/no/such/*"), (ACCESS_PROGRAM, b"no-such-program"))
     answer = restrict(guest, FILES, *grants, (ACCESS_READ, b"/etc"))
