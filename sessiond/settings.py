@@ -27,12 +27,14 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from pydantic_settings.exceptions import SettingsError as SourceError
 from sessiond_protocol.address import default_socket_path
 
-from sessiond.engine.port import Limits
+from sessiond.engine.port import ExecMode, Limits
 from sessiond.settings_report import Report, command_line_problem, syntax_problem
 
 _SOCKET_PATH_BYTES = 107
 """Linux's own limit (sun_path)."""
 _LARGEST_PORT = 65535
+_KERNEL_PATH_BYTES = 128 * 1024
+"""Half of a frame to the guest; the rest is for what it adds to each path, and the system's own."""
 
 PREFIX = "SESSIOND_"
 DELIMITER = "__"
@@ -49,6 +51,7 @@ _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(B|KiB|MiB|GiB|TiB|kB|MB|GB|TB)?")
 _BINARY_UNITS = {"B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3, "TiB": 1024**4}
 _SIZE_UNITS = _BINARY_UNITS | {"kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _PROGRAM = re.compile(r"\[|[A-Za-z0-9_][A-Za-z0-9_.+-]{0,254}")
+_WILDCARD = re.compile(r"[*?]")
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?")
 _DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -188,6 +191,53 @@ class PolicySettings(_Section):
         return self
 
 
+class KernelSettings(_Section):
+    """What the kernel lets a profile's programs do, however they were started; docs/policy-kernel.md tells more."""
+
+    executables: list[str] | Literal["any"] = Field(default="any", max_length=1024)
+    """Programs that may be executed: bare names, absolute paths, directories with a slash at the end."""
+    read: list[str] | Literal["any"] | None = Field(default=None, max_length=1024)
+    """Trees that may be read: absolute paths, patterns, `system`. None: any, or `system` with a list of executables."""
+    write: list[str] | Literal["any"] | None = Field(default=None, max_length=1024)
+    """The same for writing."""
+    network: bool = True
+    """Whether TCP sockets may be bound and connected."""
+    exec: ExecMode = "any"
+    """Where files that the session wrote may be executed."""
+    landlock: Literal["require", "use", "off"] = "use"
+    """require refuses sessions where the kernel cannot do all of it; off asks nothing of it."""
+
+    @field_validator("executables")
+    @classmethod
+    def _executables(cls, value: list[str] | str) -> list[str] | str:
+        for name in value if isinstance(value, list) else ():
+            if not (_is_plain(name.removesuffix("/")) if name.startswith("/") else _PROGRAM.fullmatch(name)):
+                raise ValueError(f"{name!r} is neither a program's bare name nor a plain absolute path")
+        return value
+
+    @field_validator("read", "write")
+    @classmethod
+    def _trees(cls, value: list[str] | str | None) -> list[str] | str | None:
+        for path in value if isinstance(value, list) else ():
+            if path != "system" and not _is_plain(path):
+                raise ValueError(f"{path!r} is neither a plain absolute path nor 'system'")
+            if _WILDCARD.search(path.rpartition("/")[0]):
+                raise ValueError(f"{path!r} has a * or ? before its last part, where it stands for nothing")
+        return value
+
+    @model_validator(mode="after")
+    def _fits_a_frame(self) -> Self:
+        lists = [value for value in (self.executables, self.read, self.write) if isinstance(value, list)]
+        if sum(len(path.encode()) for paths in lists for path in paths) > _KERNEL_PATH_BYTES:
+            raise ValueError(f"the paths are more than {_KERNEL_PATH_BYTES} bytes in all; name trees that hold them")
+        return self
+
+
+def _is_plain(path: str) -> bool:
+    """Whether it is an absolute path that means exactly what it shows."""
+    return path.startswith("/") and os.path.normpath(path) == path and path.isprintable() and len(path) < 4096
+
+
 class Profile(_Section):
     """A named recipe for sessions."""
 
@@ -201,6 +251,7 @@ class Profile(_Section):
     output: OutputSettings = OutputSettings()
     pool: PoolSettings = PoolSettings()
     policy: PolicySettings = PolicySettings()
+    kernel: KernelSettings = KernelSettings()
     env: dict[
         Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$")],
         Annotated[str, Field(max_length=32 * 1024, pattern=r"^[^\x00]*$")],

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from sessiond.core.paths import WORKSPACE
 from sessiond.engine.directory import GUEST, SOCKET
-from sessiond.engine.port import GUEST_DIRECTORY, SANDBOX_UID, Capabilities, Limits, SandboxSpec
+from sessiond.engine.port import GUEST_DIRECTORY, SANDBOX_UID, Capabilities, ExecMode, Limits, SandboxSpec
 
 ETC = (
     "/etc/ld.so.cache",
@@ -51,6 +51,15 @@ ROOT_LINKS = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 TOOLS = "bin"
 """Directory in the sandbox's /run/sessiond with programs that the host lacks: a `python` where there is only a
 python3."""
+
+
+TEMPORARY = ("/tmp", "/dev/shm")  # noqa: S108 - inside the jail
+
+NOEXEC: dict[ExecMode, tuple[str, ...]] = {"any": (), "workspace": TEMPORARY, "strict": (*TEMPORARY, WORKSPACE)}
+"""Mounts that the guest makes noexec, for want of such an option of bwrap's. It needs NOEXEC_CAPABILITIES for that, in
+the jail's user namespace, and gives them up before it listens to anybody."""
+
+NOEXEC_CAPABILITIES = ("CAP_SYS_ADMIN", "CAP_SETPCAP")
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +126,9 @@ def jail_arguments(
     sees OOM kills."""
     limits = spec.limits
     arguments = [around.bwrap, "--unshare-all", "--as-pid-1", "--new-session", "--clearenv", "--cap-drop", "ALL"]
+    noexec = NOEXEC[spec.exec_in]
+    for name in NOEXEC_CAPABILITIES if noexec else ():
+        arguments += ["--cap-add", name]
     arguments += ["--uid", str(SANDBOX_UID), "--gid", str(SANDBOX_UID), "--hostname", spec.id]
     arguments += ["--info-fd", str(fds.info), "--json-status-fd", str(fds.status), "--block-fd", str(fds.block)]
     arguments += around.root
@@ -144,6 +156,8 @@ def jail_arguments(
     arguments += ["--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/", "--"]
     arguments += [around.prlimit, *rlimit_arguments(limits, whole=memory is None), "--"]
     arguments += [f"{GUEST_DIRECTORY}/{GUEST}", "init", "--dial", f"{GUEST_DIRECTORY}/{SOCKET}", "--seccomp"]
+    for path in noexec:
+        arguments += ["--noexec", path]
     return arguments
 
 

@@ -76,7 +76,7 @@ def container_options(
             {"name": "fsize", "soft": limits.file_bytes, "hard": limits.file_bytes},
         ],
         "shm_size": limits.tmp_bytes,
-        "tmpfs": _tmpfs(limits, volumes),
+        "tmpfs": _tmpfs(spec, volumes),
         "binds": [f"{mount}:{GUEST_DIRECTORY}:ro"],
         "log_config": {"type": "none", "config": {}},
         "restart_policy": {"Name": "no"},
@@ -121,14 +121,17 @@ def own_labels(labels: dict[str, str]) -> dict[str, str]:
     return {name.removeprefix(OWN_LABELS): value for name, value in labels.items() if name.startswith(OWN_LABELS)}
 
 
-def _tmpfs(limits: Limits, volumes: Iterable[str]) -> dict[str, str]:
-    """Writable places. Docker adds noexec to a tmpfs unless told otherwise: right for /tmp, wrong for the workspace.
+def _tmpfs(spec: SandboxSpec, volumes: Iterable[str]) -> dict[str, str]:
+    """Writable places. Docker adds noexec to a tmpfs unless told otherwise: right for /tmp, wrong for the workspace,
+    unless nothing written may be executed.
 
     Owned by uid=, not opened by mode=1777 alone: over a directory that the image has, runc 1.1 keeps root's ownership
     otherwise.
     """
+    limits = spec.limits
     owner = f"uid={SANDBOX_UID},gid={SANDBOX_UID}"
+    run = "noexec" if spec.exec_in == "strict" else "exec"
     mounts = dict.fromkeys(volumes, f"rw,nosuid,nodev,noexec,size={limits.tmp_bytes},mode=0755,{owner}")
-    mounts[WORKSPACE] = f"rw,nosuid,nodev,exec,size={limits.workspace_bytes},mode=0755,{owner}"
+    mounts[WORKSPACE] = f"rw,nosuid,nodev,{run},size={limits.workspace_bytes},mode=0755,{owner}"
     mounts["/tmp"] = f"rw,nosuid,nodev,noexec,size={limits.tmp_bytes},mode=1777"  # noqa: S108 - inside the sandbox
     return mounts

@@ -18,9 +18,9 @@ from sessiond.audit.log import AuditLog
 from sessiond.core.errors import RequestError
 from sessiond.core.identity import same_body
 from sessiond.core.paging import page
-from sessiond.engine.port import EngineError
 from sessiond.runtime.admission import Admission
 from sessiond.runtime.command import Command
+from sessiond.runtime.fitting import fit
 from sessiond.runtime.keeping import EndedSession
 from sessiond.runtime.ledger import Ledger
 from sessiond.runtime.lifetimes import Lifetimes
@@ -150,7 +150,7 @@ class SessionManager:
             raise RequestError(
                 "not_found", f"there is no profile {request.profile!r}", f"profiles: {', '.join(sorted(self.profiles))}"
             )
-        limits = session_limits(request, profile.rules.limits)
+        session_limits(request, profile.rules.limits)  # refuse too much before a sandbox is taken
         ttl = lifetime(request.ttl, profile)
         done = self._opening[session_id] = asyncio.get_running_loop().create_future()
         try:
@@ -158,15 +158,12 @@ class SessionManager:
             session = self._make(session_id, request, body, profile, ttl) if reserved is not None else None
             sandbox, pooled = await profile.pool.claim(reserved)
             try:
-                if limits != profile.rules.limits:
-                    await profile.engine.tighten(sandbox.id, limits)
+                await fit(sandbox, request, profile)
                 if session is None:  # the image's environment is known only now
                     session = self._make(session_id, request, body, profile, ttl)
                 session.opened(sandbox, pooled=pooled, who=who)
-            except BaseException as error:
+            except BaseException:
                 profile.pool.release(sandbox)
-                if isinstance(error, EngineError):
-                    raise RequestError("unavailable", f"the session's limits cannot be set: {error}") from error
                 raise
             self._sessions[session_id] = session
         finally:
@@ -196,6 +193,7 @@ class SessionManager:
             epoch=0,
             pooled=False,
             workspace="",
+            kernel="",
             ended=None,
             reason="",
         )

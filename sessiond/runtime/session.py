@@ -109,7 +109,7 @@ class Session:
 
     def opened(self, sandbox: Sandbox, *, pooled: bool, who: str) -> None:
         """It has its first sandbox, as `who` asked. Raises RequestError when that cannot be put on record."""
-        self._row = replace(self._row, sandbox=sandbox.id, pooled=pooled, state="open")
+        self._row = replace(self._row, sandbox=sandbox.id, pooled=pooled, state="open", kernel=str(sandbox.layer or ""))
         self._host.ledger.session(self._row)
         self.sandbox = sandbox
         self._move("opened", "ready")

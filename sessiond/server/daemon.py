@@ -19,9 +19,10 @@ from sessiond.audit.log import AuditError, AuditLog
 from sessiond.audit.record import DAEMON, Subject
 from sessiond.core.errors import SessiondError
 from sessiond.core.pool import PoolPolicy
-from sessiond.engine.port import Engine, Limits, SandboxSpec
+from sessiond.engine.port import Engine, SandboxSpec
 from sessiond.engine.select import open_engine
 from sessiond.policy.decide import Policy
+from sessiond.policy.kernel import KernelRules
 from sessiond.runtime.admission import Admission, default_slots
 from sessiond.runtime.manager import SessionManager
 from sessiond.runtime.outbox import Outbox
@@ -134,9 +135,7 @@ class Daemon:
         if profile is None:
             return None
         settings = self._settings.profiles[row.profile]
-        return make_sandbox(
-            profile.engine, row.profile, settings.image, profile.rules.limits, self._outbox, row.sandbox
-        )
+        return make_sandbox(profile.engine, row.profile, settings, self._outbox, row.sandbox)
 
     async def _open_profile(self, name: str, profile: Profile, instance: str) -> OpenProfile:
         engine = await self._engine(profile.engine or self._settings.daemon.engine, instance)
@@ -153,6 +152,7 @@ class Daemon:
             env=profile.env,
             try_sh=profile.shell == "auto",
             replace=profile.on_loss == "replace",
+            kernel=KernelRules.from_settings(profile.kernel),
         )
         wanted = profile.pool
         pool = Pool(
@@ -164,7 +164,7 @@ class Daemon:
                 max_age=wanted.max_age,
                 waiters=wanted.waiters,
             ),
-            make=partial(make_sandbox, engine, name, profile.image, limits, self._outbox),
+            make=partial(make_sandbox, engine, name, profile, self._outbox),
             prepare=partial(engine.prepare, profile.image),
             wait_seconds=wanted.wait,
             health_interval=wanted.health_interval,
@@ -271,9 +271,16 @@ class Daemon:
         log.info("sessiond has stopped")
 
 
-def make_sandbox(engine: Engine, profile: str, image: str, limits: Limits, outbox: Outbox, sandbox_id: str) -> Sandbox:
+def make_sandbox(engine: Engine, name: str, profile: Profile, outbox: Outbox, sandbox_id: str) -> Sandbox:
     """A sandbox of a profile, not launched yet."""
-    return Sandbox(engine, SandboxSpec(id=sandbox_id, profile=profile, image=image, limits=limits), outbox)
+    spec = SandboxSpec(
+        id=sandbox_id,
+        profile=name,
+        image=profile.image,
+        limits=profile.limits.to_limits(),
+        exec_in=profile.kernel.exec,
+    )
+    return Sandbox(engine, spec, outbox)
 
 
 def lock_state(state: Path) -> int:

@@ -194,3 +194,50 @@ def test_the_command_line_comes_first_and_is_checked_too(tmp_path: Path) -> None
         load(path, {"listen": ["tcp:0.0.0.0:1"]})
     with pytest.raises(SettingsError, match="command line: engine: Input should be"):
         load(path, {"engine": "dokcer"})
+
+
+def test_kernel_rules_are_read_and_default_to_none(tmp_path: Path) -> None:
+    kernel = load(None).profiles["default"].kernel
+    assert (kernel.executables, kernel.read, kernel.write, kernel.network) == ("any", None, None, True)
+    assert (kernel.exec, kernel.landlock) == ("any", "use")
+    text = """
+        [profiles.default.kernel]
+        executables = ["python3", "/usr/bin/git", "/opt/tools/"]
+        read = ["system", "/opt/*"]
+        write = "any"
+        network = false
+        exec = "strict"
+        landlock = "require"
+    """
+    kernel = load(write(tmp_path, text)).profiles["default"].kernel
+    assert kernel.executables == ["python3", "/usr/bin/git", "/opt/tools/"]
+    assert (kernel.read, kernel.write, kernel.exec) == (["system", "/opt/*"], "any", "strict")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("executables", '["a b"]'),
+        ("executables", '["./a"]'),
+        ("executables", '["/"]'),
+        ("executables", '["/usr/../bin/sh"]'),
+        ("executables", '["/usr/bin//"]'),
+        ("executables", '"some"'),
+        ("read", '["etc"]'),
+        ("read", '["/etc/"]'),
+        ("read", '["/usr/*/python3"]'),
+        ("write", '["/a\\u0000b"]'),
+        ("write", '["~"]'),
+        ("exec", '"sometimes"'),
+        ("landlock", "true"),
+    ],
+)
+def test_kernel_rules_that_mean_nothing_are_refused(tmp_path: Path, key: str, value: str) -> None:
+    (problem,) = problems(tmp_path, f"[profiles.default.kernel]\n{key} = {value}\n")[:1]
+    assert f"kernel.{key}" in problem
+
+
+def test_kernel_rules_that_no_frame_holds_are_refused(tmp_path: Path) -> None:
+    paths = ", ".join(f'"/{"x" * 4000}{number}"' for number in range(40))
+    (problem,) = problems(tmp_path, f"[profiles.default.kernel]\nread = [{paths}]\n")
+    assert "131072 bytes" in problem

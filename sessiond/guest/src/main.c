@@ -13,7 +13,7 @@
 #endif
 
 static int usage(void) {
-    fputs("usage: guest init --dial SOCKET [--seccomp]   be PID 1\n"
+    fputs("usage: guest init --dial SOCKET [--seccomp] [--noexec PATH]...   be PID 1\n"
           "       guest floor COUNT PROGRAM [ARG...]     measure a bare spawn\n"
           "       guest probe NAME [LIMIT] | list        try what must not work\n"
           "       guest version\n",
@@ -22,18 +22,19 @@ static int usage(void) {
 }
 
 static int init_main(int argc, char **argv) {
-    const char *path = NULL;
-    bool with_seccomp = false;
+    struct init init = {0};
     for (int i = 0; i < argc; i++)
         if (strcmp(argv[i], "--seccomp") == 0)
-            with_seccomp = true;
+            init.with_seccomp = true;
         else if (strcmp(argv[i], "--dial") == 0 && i + 1 < argc)
-            path = argv[++i];
+            init.socket_path = argv[++i];
+        else if (strcmp(argv[i], "--noexec") == 0 && i + 1 < argc && init.noexec_count < NOEXEC_MOST)
+            init.noexec[init.noexec_count++] = argv[++i];
         else
             return usage();
-    if (path == NULL || strlen(path) >= sizeof((struct sockaddr_un *)0)->sun_path)
+    if (init.socket_path == NULL || strlen(init.socket_path) >= sizeof((struct sockaddr_un *)0)->sun_path)
         return usage();
-    init_run(path, with_seccomp);
+    init_run(&init);
 }
 
 int main(int argc, char **argv) {

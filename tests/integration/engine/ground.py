@@ -38,10 +38,14 @@ class Ground:
 
     async def sandbox(self, sandbox: str = "s-1", limits: Limits | None = None, **labels: str) -> Guest:
         """A running sandbox whose guest is there."""
+        return await self.sandbox_of(self.spec(sandbox, limits, **labels))
+
+    async def sandbox_of(self, spec: SandboxSpec) -> Guest:
+        """A running sandbox of a whole recipe."""
         engine = await self.open()
         guest = Guest()
-        await engine.create(self.spec(sandbox, limits, **labels), guest.link)
-        await engine.start(sandbox)
+        await engine.create(spec, guest.link)
+        await engine.start(spec.id)
         await guest.meet()
         return guest
 

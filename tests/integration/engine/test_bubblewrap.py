@@ -234,6 +234,7 @@ def readable_copy() -> Iterator[Path]:
 
 AS_NOBODY = """
 import asyncio, sys
+from dataclasses import replace
 from pathlib import Path
 from sessiond.engine.bubblewrap import BubblewrapEngine
 from tests.integration.engine.ground import Ground
@@ -253,6 +254,8 @@ async def main():
     print((await adopted.run("echo", "adopted")).output, end="")
     print(await ground.refused())
     await engine.remove("s-1")
+    strict = await ground.sandbox_of(replace(ground.spec("s-2"), exec_in="strict"))
+    print((await strict.run("sh", "-c", "cp /bin/true x; ./x || echo refused")).output.count("refused"))
     await ground.clear()
 asyncio.run(main())
 """
@@ -273,4 +276,4 @@ def test_ordinary_user_needs_nothing_but_bwrap(readable_copy: Path):
         cwd=readable_copy,
         timeout=60,
     )
-    assert (done.stdout, done.returncode) == ("['paused']\nadopted\n0\n", 0), done.stderr
+    assert (done.stdout, done.returncode) == ("['paused']\nadopted\n0\n1\n", 0), done.stderr

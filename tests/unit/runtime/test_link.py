@@ -106,6 +106,32 @@ async def test_a_ping_is_answered_or_it_is_an_error(setting):
         await setting.link.ping(0.05)
 
 
+async def test_a_restriction_is_answered_once_or_it_is_an_error(setting):
+    guest = await setting.greet()
+    frame = wire.Restrict(wire.RESTRICT_READ, b"/bin", ((wire.ACCESS_READ, b"/etc"),))
+    asked = asyncio.create_task(setting.link.restrict(frame, DEADLINE))
+    assert await guest.hear(wire.Restrict) == frame
+    guest.say(wire.Restricted(7, 4))
+    assert await asked == wire.Restricted(7, 4)
+    guest.say(wire.Restricted(7, 4))
+    await guest.closed()
+    assert "nobody asked" in setting.faults[0]
+
+
+async def test_a_restriction_without_an_answer_is_an_error(setting):
+    """Also where the guest is away: nothing is known of what holds, so nobody may have the sandbox."""
+    frame = wire.Restrict(wire.RESTRICT_READ)
+    guest = await setting.greet()
+    with pytest.raises(LinkError, match="did not restrict"):
+        await setting.link.restrict(frame, 0.05)
+    guest.say(wire.Restricted(7, 1))  # too late, and no fault
+    guest.say(wire.Pong(1))
+    guest.close()
+    await guest.closed()
+    with pytest.raises(LinkError, match="did not restrict"):
+        await setting.link.restrict(frame, 0.05)
+
+
 async def test_a_ping_while_the_guest_redials_is_answered_after_it(setting):
     """A healthy sandbox used to be given up when its guest happened to be redialing."""
     guest = await setting.greet()
@@ -176,6 +202,7 @@ async def test_a_start_that_was_cut_off_is_sent_again(setting):
         [wire.Welcome()],
         [wire.Hello(1, 0, bytes(16), 1 << 20, 256)],
         [wire.GuestError(1, "no")],
+        [wire.Restricted(7, 1)],
     ],
 )
 async def test_a_guest_that_breaks_the_rules_is_cut_off_and_reported_once(setting, lie):

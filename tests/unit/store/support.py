@@ -50,6 +50,7 @@ def row(session: str, state: str = "ready", **changed) -> SessionRow:
         "epoch": 1,
         "pooled": True,
         "workspace": "",
+        "kernel": "",
         "ended": None,
         "reason": "",
     }
