@@ -226,9 +226,10 @@ class Session:
 
     # --- commands ---------------------------------------------------------------------------------------------------
 
-    def start(self, request: CommandStart, sink: Sink) -> Follower | None:
+    def start(self, request: CommandStart, sink: Sink, verdict: Verdict | None = None) -> Follower | None:
         """Start a command, or answer for the same one started before. The sink gets `started` or an error in reply.
 
+        With a `verdict` the policy is not asked: the command is the daemon's own.
         Returns its follower when the request asks to follow it. Raises RequestError.
         """
         known = self._find_same(request)
@@ -239,7 +240,7 @@ class Session:
         self._check_open()
         self._check_room()
         self.touch()
-        verdict, recorded = self._judge(request)
+        verdict, recorded = self._judge(request, verdict)
         frame = launch_frame(self._link.new_handle(), request, verdict.argv, self._env, self._limits)
         slot = self._admission.take() if verdict.outcome == "allow" else None
         if slot is not None:
@@ -325,14 +326,15 @@ class Session:
         if self._started >= MOST_COMMANDS:
             raise RequestError("limit", f"session {self.id} has started {MOST_COMMANDS} commands", "open a new one")
 
-    def _judge(self, request: CommandStart) -> tuple[Verdict, Recorded]:
+    def _judge(self, request: CommandStart, verdict: Verdict | None) -> tuple[Verdict, Recorded]:
         asked = CommandRequest(
             argv=tuple(request.argv) if request.argv is not None else None,
             text=request.text,
             env={**self._asked_env, **request.env},
             cwd=request.cwd,
         )
-        verdict = self.rules.policy.decide(asked)
+        if verdict is None:
+            verdict = self.rules.policy.decide(asked)
         subject = Subject(self.id, request.command, self.rules.profile, self.rules.policy.digest)
         try:
             digest = self._audit.decision(subject, asked, verdict)

@@ -16,9 +16,10 @@ enum {
 
 /* How tar-export and tar-import end, beside 0 and usage's 2. */
 enum tar_exit {
-    TAR_FAILED = 1,    /* the system refused something, or the export is not complete */
-    TAR_REFUSED = 3,   /* a name or link leads out of the directory */
-    TAR_MALFORMED = 4, /* not an archive, or one that ends too early */
+    TAR_FAILED = 1,     /* the system refused something */
+    TAR_REFUSED = 3,    /* a name or link leads out of the directory */
+    TAR_MALFORMED = 4,  /* not an archive, or one that ends too early */
+    TAR_INCOMPLETE = 5, /* an export that is a good archive without all that should be in it */
 };
 
 enum tar_type {

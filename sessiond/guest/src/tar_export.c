@@ -219,5 +219,5 @@ int tar_export_main(int argc, char **argv) {
     flush();
     if (notes > MOST_NOTES)
         fprintf(stderr, "guest: tar-export: and %u more of these\n", notes - MOST_NOTES);
-    return incomplete ? TAR_FAILED : 0;
+    return incomplete ? TAR_INCOMPLETE : 0;
 }
