@@ -263,4 +263,6 @@ def test_ordinary_user_needs_nothing_but_bwrap(readable_copy: Path):
         cwd=readable_copy,
         timeout=60,
     )
-    assert (done.stdout, done.returncode) == ("['paused']\nadopted\n0\nmeasured\nkept\n1000\n1000\n[]\n", 0), done.stderr
+    assert (done.stdout, done.returncode) == ("['paused']\nadopted\n0\nmeasured\nkept\n1000\n1000\n[]\n", 0), (
+        done.stderr
+    )

@@ -98,7 +98,9 @@ async def test_set_user_id_bits_and_devices_mean_nothing_in_a_volume(ground: Gro
         assert (await guest.run("sh", "-c", "echo x >/workspace/null")).code != 0
 
 
-async def test_links_out_of_a_volume_are_not_followed_when_it_is_given(ground: Ground, volumes: Volumes, tmp_path: Path):
+async def test_links_out_of_a_volume_are_not_followed_when_it_is_given(
+    ground: Ground, volumes: Volumes, tmp_path: Path
+):
     """Giving a volume to another host user must not give away what its links point to."""
     engine = await ground.open()
     mine = tmp_path / "mine"
