@@ -18,10 +18,12 @@ enum { /* offsets and sizes of a header's fields */
 
 #define MOST_OCTAL 077777777777LL /* what 11 digits hold: 8 GiB - 1, and the year 2242 */
 #define MOST_SIZE ((uint64_t)1 << 60)
+#define MOST_SECONDS ((int64_t)1 << 55) /* before and after 1970 */
 #define NANO 1000000000u
 
 void tar_begin(struct tar_member *member) {
     member->has_name = member->has_link = member->has_size = member->has_time = false;
+    member->name[0] = '\0';
 }
 
 bool tar_is_zero(const uint8_t *block) {
@@ -84,6 +86,8 @@ const char *tar_read_header(const uint8_t *block, struct tar_member *member) {
         return "a header holds a number that is none";
     if (size < 0 || (uint64_t)size > MOST_SIZE)
         return "a header tells a size that cannot be";
+    if (seconds > MOST_SECONDS || seconds < -MOST_SECONDS)
+        return "a header tells a time that cannot be";
 
     member->type = block[TYPE] == '\0' || block[TYPE] == '7' ? TAR_FILE : (char)block[TYPE];
     bool extends = strchr("xgLK", member->type) != NULL;
@@ -134,7 +138,7 @@ static bool read_time(const char *text, size_t size, int64_t *seconds, uint32_t 
             scale /= 10;
             fraction += scale * (unsigned)(text[at] - '0');
         }
-    if (at != size || digits == 0)
+    if (at != size || digits == 0 || whole > (uint64_t)MOST_SECONDS)
         return false;
     *seconds = negative ? -(int64_t)whole : (int64_t)whole;
     if (negative && fraction > 0) {

@@ -41,7 +41,12 @@ static char temporary[32];
 static unsigned notes;
 
 void tar_say(const char *mode, const char *what, const char *name, const char *why) {
-    fprintf(stderr, "guest: %s: %s: '", mode, what);
+    fprintf(stderr, "guest: %s: %s: ", mode, what);
+    if (*name == '\0') {
+        fprintf(stderr, "%s\n", why);
+        return;
+    }
+    fputc('\'', stderr);
     for (size_t i = 0; name[i] != '\0' && i < MOST_SHOWN; i++)
         fputc((unsigned char)name[i] < ' ' || name[i] == 0x7f ? '?' : name[i], stderr);
     fprintf(stderr, "%s': %s\n", strlen(name) > MOST_SHOWN ? "..." : "", why);
