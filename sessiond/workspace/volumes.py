@@ -7,10 +7,9 @@ import errno
 import logging
 import os
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from sessiond.engine.calls import Calls
 from sessiond.engine.directory import SANDBOX_ID, check_id
@@ -170,29 +169,26 @@ class Volumes:
 
     def _look_after(self, name: str, quota: Quota, size: int) -> None:
         if not quota.hard and name not in self._watchers:
-            self._watchers[name] = asyncio.create_task(
-                self._guarded(name, self._watch(name, size)), name=f"volume {name}"
-            )
+            self._watchers[name] = asyncio.create_task(self._watch(name, size), name=f"volume {name}")
 
     async def _watch(self, name: str, size: int) -> None:
-        watch = Watch(size)
+        try:
+            await self._look_again_and_again(name, Watch(size))
+        except Exception:
+            log.exception("volume %s is not looked at any more", name)
+            raise
+
+    async def _look_again_and_again(self, name: str, watch: Watch) -> None:
         while True:
             began = time.monotonic()
             try:
                 used = await self.usage(name)
             except EngineError as error:
                 log.warning("volume %s counts as full: %s", name, error)
-                used = max(size, watch.told) + 1
+                used = max(watch.size, watch.told) + 1
             if watch.exceeded(used):
                 self._on_exceeded(name, used)
             await asyncio.sleep(watch.pause(used, time.monotonic() - began))
-
-    async def _guarded(self, name: str, watching: Coroutine[Any, Any, None]) -> None:
-        try:
-            await watching
-        except Exception:
-            log.exception("volume %s is not looked at any more", name)
-            raise
 
 
 def _refuses(directory: Path, size: int) -> bool:
