@@ -177,6 +177,13 @@ class PolicySettings(_Section):
         return self
 
 
+class WorkspaceSettings(_Section):
+    """What a session's files are kept in; `limits.workspace_bytes` is its size either way."""
+
+    kind: Literal["tmpfs", "volume"] = "tmpfs"
+    """`tmpfs` is memory, and gone with the sandbox; `volume` is on disk, and outlives it."""
+
+
 class Profile(_Section):
     """A named recipe for sessions."""
 
@@ -191,6 +198,7 @@ class Profile(_Section):
     """Output kept in memory for each command."""
     pool: PoolSettings = PoolSettings()
     policy: PolicySettings = PolicySettings()
+    workspace: WorkspaceSettings = WorkspaceSettings()
     env: dict[
         Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$")],
         Annotated[str, Field(max_length=32 * 1024, pattern=r"^[^\x00]*$")],
