@@ -6,9 +6,9 @@ import os
 
 from sessiond.engine.port import SANDBOX_UID
 from sessiond.engine.programs import run
-from sessiond.workspace.host import mounted
+from sessiond.workspace.host import VolumeError, mounted
 from sessiond.workspace.place import Place
-from sessiond.workspace.quota import MOUNT_SECONDS, Quota, unmount
+from sessiond.workspace.quota import MOUNT_SECONDS, Quota
 
 MAKE_SECONDS = 30.0
 """mkfs takes 30 ms for 256 MiB: it writes only what differs from zero."""
@@ -35,11 +35,8 @@ class ImageQuota(Quota):
     hard = True
 
     def make(self, place: Place, size: int) -> None:
-        """Make the image and mount it.
-
-        Only a mounted ext4 tells what it leaves to files. So it is mounted twice: what is too much is reserved for root
-        meanwhile.
-        """
+        """Make the image and mount it. Only a mounted ext4 tells what it leaves to files: what is too much of that is
+        then reserved for root."""
         place.image.touch(mode=0o600, exist_ok=False)
         os.truncate(place.image, image_bytes(size))
         run(
@@ -54,11 +51,14 @@ class ImageQuota(Quota):
         place.files.mkdir(mode=0o000)
         self.mount(place)
         (place.files / "lost+found").rmdir()
-        excess = os.statvfs(place.files).f_bavail - size // BLOCK
-        unmount(place.files)
-        limit = f"limit {place.image}"
-        run(limit, "tune2fs", "-r", str(max(0, excess)), str(place.image), seconds=MAKE_SECONDS)
-        self.mount(place)
+        mount = mounted(place.files)
+        if mount is None:
+            raise VolumeError(f"what was just mounted at {place.files} is gone")
+        # By the device, whose superblock the kernel shares. In the image, beneath a mount, it would change nothing.
+        excess = max(0, os.statvfs(place.files).f_bavail - size // BLOCK)
+        run(f"limit {place.image}", "tune2fs", "-r", str(excess), mount.source, seconds=MAKE_SECONDS)
+        if os.statvfs(place.files).f_bavail > size // BLOCK:
+            raise VolumeError(f"the limit of {place.files} does not take effect")
 
     def mount(self, place: Place) -> None:
         """Mount it; the kernel replays its journal if need be."""

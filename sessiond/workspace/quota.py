@@ -87,10 +87,10 @@ def make_directory(path: Path) -> None:
 
 def bind_over_itself(path: Path) -> None:
     """Mount a directory over itself, so that it can have mount options of its own."""
-    options = mounted(path)
-    if options is None:
+    mount = mounted(path)
+    if mount is None:
         run(f"mount {path}", "mount", "--bind", str(path), str(path), seconds=MOUNT_SECONDS)
-    elif {"nosuid", "nodev"} <= set(options.split(",")):
+    elif {"nosuid", "nodev"} <= mount.options:
         return
     run(f"mount {path}", "mount", "-o", "remount,bind,nosuid,nodev", str(path), seconds=MOUNT_SECONDS)
 
@@ -98,7 +98,8 @@ def bind_over_itself(path: Path) -> None:
 def unmount(path: Path) -> None:
     """Undo all mounts at a path; a sandbox that still runs keeps its own. Nothing happens when there are none."""
     while mounted(path) is not None:
-        run(f"unmount {path}", "umount", str(path), seconds=MOUNT_SECONDS)
+        # Lazily: whoever just measures it is no reason to keep it.
+        run(f"unmount {path}", "umount", "--lazy", str(path), seconds=MOUNT_SECONDS)
 
 
 def measure(path: Path) -> int:

@@ -130,7 +130,10 @@ async def test_after_a_reboot_it_is_mounted_again(make: Callable[..., Volumes], 
     assert await volumes.list() == ["v-1"]
     assert await volumes.adopt("v-1") == path
     assert (path / "file").read_text() == "kept"
-    assert {"nosuid", "nodev"} <= set((mounted(path) or "").split(","))
+    mount = mounted(path)
+    assert mount is not None and {"nosuid", "nodev"} <= mount.options
+    assert fill(path, 8 * MIB).startswith("No space left")
+    assert (path / "fill").stat().st_size < 4 * MIB
     # Again does nothing.
     assert await volumes.adopt("v-1") == path
     assert Path("/proc/self/mountinfo").read_text().count(str(path)) == 1
