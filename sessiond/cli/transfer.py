@@ -48,6 +48,8 @@ def import_(
     *, url: str | None, token_file: str | None, as_json: bool, session: str, file: str | None, path: str
 ) -> int:
     """Read the tar archive FILE, or standard input, into the workspace of SESSION, over what is there."""
+    if file is None and sys.stdin.isatty():
+        raise click.UsageError("an archive does not come from a terminal: name FILE, or redirect standard input")
 
     async def work(client: Client) -> Transfer:
         source: Any = file if file is not None else sys.stdin.buffer

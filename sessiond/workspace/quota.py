@@ -23,6 +23,9 @@ MOUNT_SECONDS = 10.0
 MEASURE_SECONDS = 10.0
 """For counting all files of a volume: two million take about that long. What takes longer counts as full."""
 
+INODE_BYTES = 256
+"""What a file takes on the host beside its contents (ext4): else a volume could have any number of empty ones."""
+
 ERASE_SECONDS = 120.0
 """For a directory with millions of files."""
 
@@ -103,9 +106,14 @@ def unmount(path: Path) -> None:
 
 
 def measure(path: Path) -> int:
-    """Bytes on disk of all files beneath a directory, whatever a sandbox changes meanwhile."""
+    """Bytes on disk of all files beneath a directory, those of no size included, whatever a sandbox changes
+    meanwhile."""
+    return _count(path, "--block-size=1") + INODE_BYTES * _count(path, "--inodes")
+
+
+def _count(path: Path, what: str) -> int:
     # du, because it walks trees of any depth in constant memory; 1: something vanished while it looked.
-    said = run(f"measure {path}", "du", "-sx", "--block-size=1", "--", str(path), seconds=MEASURE_SECONDS, codes=(0, 1))
+    said = run(f"measure {path}", "du", "-sx", what, "--", str(path), seconds=MEASURE_SECONDS, codes=(0, 1))
     digits = said.partition("\t")[0]
     if not digits.isdigit():
         raise VolumeError(f"cannot measure {path}: du said {said[:100]!r}")

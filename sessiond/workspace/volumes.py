@@ -18,7 +18,7 @@ from sessiond.workspace.host import VolumeError
 from sessiond.workspace.image import MAKE_SECONDS, ImageQuota
 from sessiond.workspace.place import Place, Record
 from sessiond.workspace.project import ProjectQuota
-from sessiond.workspace.quota import ERASE_SECONDS, MEASURE_SECONDS, MOUNT_SECONDS, MeasuredQuota, Quota, erase
+from sessiond.workspace.quota import ERASE_SECONDS, MEASURE_SECONDS, MOUNT_SECONDS, MeasuredQuota, Quota
 from sessiond.workspace.watch import Watch
 
 log = logging.getLogger(__name__)
@@ -115,7 +115,7 @@ class Volumes:
         """Bytes that a volume holds."""
         place = self._place(name)
         quota = self._quota(Record.load(place).quota)
-        return await self._calls.run(f"measure volume {name}", MEASURE_SECONDS + SPARE_SECONDS, quota.used, place)
+        return await self._calls.run(f"measure volume {name}", 2 * MEASURE_SECONDS + SPARE_SECONDS, quota.used, place)
 
     def _place(self, name: str) -> Place:
         return Place(self._directory / check_id(name, "volume"))
@@ -133,6 +133,7 @@ class Volumes:
         # Paths are compared with the kernel's table of mounts, which knows no symbolic links.
         self._directory = self._directory.resolve()
         measured = MeasuredQuota(bind=False)
+        measured.unmake(Place(self._directory / TRIAL))  # of one that was killed while it tried
         self._quotas = {quota.name: quota for quota in (measured, *((ProjectQuota(), ImageQuota()) if root else ()))}
         passed_over = []
         if not root:
@@ -150,8 +151,7 @@ class Volumes:
         return Choice(self._chosen.name, self._chosen.hard, tuple(passed_over))
 
     def _try(self, quota: Quota) -> None:
-        place = Place(self._directory / f"{TRIAL}-{os.getpid()}")
-        erase(place.root)
+        place = Place(self._directory / TRIAL)
         try:
             _make(place, quota, TRIAL_BYTES)
             if quota.hard and not _refuses(place.files, TRIAL_BYTES):

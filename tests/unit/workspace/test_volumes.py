@@ -315,6 +315,29 @@ async def test_what_a_sandbox_leaves_can_be_removed(make: Callable[..., Volumes]
 
 
 @needs_root
+async def test_a_daemon_that_was_killed_while_it_tried_leaves_nothing(
+    make: Callable[..., Volumes], directory: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(ImageQuota, "unmake", lambda *_: None)
+    await make().open()
+    assert mounted(directory / ".trial" / "files") is not None
+    monkeypatch.undo()
+    volumes = make()
+    assert (await volumes.open()).hard
+    assert list(directory.iterdir()) == []
+
+
+async def test_files_of_no_size_count_too(make: Callable[..., Volumes], measured_only: None):
+    volumes = make()
+    await volumes.open()
+    path = await volumes.create("v-1", 64 * MIB)
+    empty = await volumes.usage("v-1")
+    for number in range(1000):
+        (path / f"{number}").touch()
+    assert await volumes.usage("v-1") >= empty + 1000 * 256
+
+
+@needs_root
 async def test_xfs_with_project_quotas_limits_without_an_image(tmp_path: Path):
     """Where this kernel has them. Where it has not, volumes on XFS fall back to images."""
     image, mount = tmp_path / "xfs", tmp_path / "mount"
