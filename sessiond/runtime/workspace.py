@@ -16,20 +16,17 @@ RULE = "workspace"
 """Which rule allowed it, on the audit log."""
 
 
-def as_command(request: SessionExport | SessionImport) -> CommandStart:
-    """The command that does it. It starts in the workspace."""
+def as_command(request: SessionExport | SessionImport) -> tuple[CommandStart, Verdict]:
+    """The command that does it, which starts in the workspace, and what the policy would say if it were asked."""
     exports = isinstance(request, SessionExport)
-    return CommandStart(
+    argv = [f"{GUEST_DIRECTORY}/{GUEST}", "tar-export" if exports else "tar-import", request.path or "."]
+    command = CommandStart(
         id=request.id,
         session=request.session,
         command=request.command,
-        argv=[f"{GUEST_DIRECTORY}/{GUEST}", "tar-export" if exports else "tar-import", request.path or "."],
+        argv=argv,
         stdin=not exports,
         window=request.window,
     )
-
-
-def verdict(command: CommandStart) -> Verdict:
-    """What the policy would say if it were asked."""
-    what = "exported" if command.argv is not None and command.argv[1] == "tar-export" else "imported"
-    return Verdict("allow", RULE, f"the workspace is {what}", tuple(command.argv or ()))
+    reason = f"the workspace is {'exported' if exports else 'imported'}"
+    return command, Verdict("allow", RULE, reason, tuple(argv))

@@ -49,10 +49,10 @@ from sessiond_protocol.messages import (
 
 from sessiond.core.errors import RequestError
 from sessiond.policy.decide import Verdict
-from sessiond.runtime import workspace
 from sessiond.runtime.command import Command
 from sessiond.runtime.follower import Follower
 from sessiond.runtime.manager import SessionManager
+from sessiond.runtime.workspace import as_command
 from sessiond.version import VERSION
 
 if TYPE_CHECKING:
@@ -256,8 +256,8 @@ class ClientConnection:
         self.send(SessionReply(re=message.id, session=self._manager.info(message.session)))
 
     def _carry_workspace(self, message: SessionExport | SessionImport) -> None:
-        command = workspace.as_command(message)
-        self._command_start(command, workspace.verdict(command))
+        command, verdict = as_command(message)
+        self._command_start(command, verdict)
 
     def _command_start(self, message: CommandStart, verdict: Verdict | None = None) -> None:
         session = self._manager.get(message.session)

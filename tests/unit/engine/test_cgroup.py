@@ -11,7 +11,7 @@ import pytest
 
 from sessiond.engine import cgroup
 from sessiond.engine.cgroup import Group
-from sessiond.engine.port import Limits, SandboxGoneError
+from sessiond.engine.port import EngineError, Limits, SandboxGoneError
 
 MIXED = """\
 31 23 0:28 / /sys/fs/cgroup rw,relatime - tmpfs tmpfs rw,mode=755
@@ -86,6 +86,12 @@ async def test_freezing_waits_for_the_kernel(v2: Group, tmp_path: Path):
     assert v2.frozen()
     v2.thaw()
     assert not v2.frozen()
+
+
+async def test_freezer_that_cannot_be_written_is_the_engines_error(tmp_path: Path):
+    (tmp_path / "cgroup.freeze").mkdir()
+    with pytest.raises(EngineError, match="freezer cannot be written: Is a directory"):
+        await Group({"unified": tmp_path}).freeze()
 
 
 async def test_group_that_is_gone_is_gone(tmp_path: Path):
