@@ -238,6 +238,13 @@ def _is_plain(path: str) -> bool:
     return path.startswith("/") and os.path.normpath(path) == path and path.isprintable() and len(path) < 4096
 
 
+class WorkspaceSettings(_Section):
+    """What a session's files are kept in; `limits.workspace_bytes` is its size either way."""
+
+    kind: Literal["tmpfs", "volume"] = "tmpfs"
+    """`tmpfs` is memory, and gone with the sandbox; `volume` is on disk, and outlives it."""
+
+
 class Profile(_Section):
     """A named recipe for sessions."""
 
@@ -252,6 +259,7 @@ class Profile(_Section):
     pool: PoolSettings = PoolSettings()
     policy: PolicySettings = PolicySettings()
     kernel: KernelSettings = KernelSettings()
+    workspace: WorkspaceSettings = WorkspaceSettings()
     env: dict[
         Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$")],
         Annotated[str, Field(max_length=32 * 1024, pattern=r"^[^\x00]*$")],

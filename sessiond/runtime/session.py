@@ -318,11 +318,14 @@ class Session:
 
     # --- commands ---------------------------------------------------------------------------------------------------
 
-    def start(self, request: CommandStart, body: bytes, sink: Sink, who: str) -> Follower | None:
+    def start(
+        self, request: CommandStart, body: bytes, sink: Sink, who: str, verdict: Verdict | None = None
+    ) -> Follower | None:
         """Start a command, or answer for the same one started before. The sink gets `started` or an error in reply.
 
-        `body` is the request as it came, `who` asks for it, as the audit log says it. Returns its follower when the
-        request asks to follow it. Raises RequestError.
+        `body` is the request as it came, `who` asks for it, as the audit log says it. With a `verdict` the policy
+        is not asked: the command is the daemon's own. Returns its follower when the request asks to follow it. Raises
+        RequestError.
         """
         known = self.shelf.find_same(request)
         if known is not None:
@@ -332,7 +335,7 @@ class Session:
         self._check_open()
         self._check_room()
         self.touch()
-        verdict, recorded = self._judge(request, who)
+        granted, (verdict, recorded) = verdict, self._judge(request, who, verdict)
         number = self.shelf.count + 1
         frame = launch_frame(HANDLES * number, request, verdict.argv, self._env, self._limits)
         durable = self._host.ledger.start(self.id, request.command, number, self._row.generation, body)
@@ -348,6 +351,7 @@ class Session:
             body=body,
             spool=self.shelf.home.spool(number),
             keeper=self,
+            granted=granted,
         )
         self.shelf.add(command)
         self._running += 1
@@ -393,9 +397,9 @@ class Session:
         if self.shelf.count >= MOST_COMMANDS:
             raise RequestError("limit", f"session {self.id} has started {MOST_COMMANDS} commands", "open a new one")
 
-    def _judge(self, request: CommandStart, who: str) -> tuple[Verdict, Recorded]:
+    def _judge(self, request: CommandStart, who: str, granted: Verdict | None) -> tuple[Verdict, Recorded]:
         asked = self._asked(request)
-        verdict = self.rules.policy.decide(asked)
+        verdict = granted or self.rules.policy.decide(asked)
         subject = Subject(self.id, request.command, self.rules.profile, self.rules.policy.digest, who)
         try:
             digest = self._host.audit.decision(subject, asked, verdict)
@@ -414,7 +418,7 @@ class Session:
     def _expect(self, command: Command) -> None:
         """A command of an earlier life that has not ended: the guest has it, or has never been sent it."""
         asked = self._asked(command.request)
-        verdict = self.rules.policy.decide(asked)
+        verdict = command.granted or self.rules.policy.decide(asked)
         subject = Subject(self.id, command.id, self.rules.profile, self.rules.policy.digest, DAEMON)
         self._recorded[command.id] = Recorded(subject, audit_digest(asked))
         frame = None
