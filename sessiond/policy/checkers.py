@@ -153,28 +153,16 @@ def _trap(_: Rule, words: Words, __: SimpleCommand, ___: Scene) -> Inner:
     return Inner(texts=((words[0].text, None),), here=True)
 
 
-_ARITHMETIC = frozenset(["-eq", "-ne", "-lt", "-le", "-gt", "-ge"])
-_PLAIN_OPERAND = re.compile(r"[-+]?\d+")
-_COUNTS = re.compile(r'"?\$(?:[?#]|\{#\w+(?:\[[@*]\])?\}|\(\(.*\)\)|\(\s*(?:wc|grep -c|ls|find|git|stat|date|nproc)\b.*\))"?', re.DOTALL)
-
-
-def _test(_: Rule, words: Words, command: SimpleCommand, __: Scene) -> Inner:
-    for number, word in enumerate(words):
+def _test(_: Rule, words: Words, __: SimpleCommand, ___: Scene) -> Inner:
+    for word in words:
         if word.text in ("-v", "-R"):
             raise MisfitError("option", f"{word.text} makes a shell run what stands in a subscript")
-        if word.text in _ARITHMETIC and command.words[0].text == "[[":
-            for side in (words[number - 1] if number else word, words[number + 1] if number + 1 < len(words) else word):
-                plain = side.text is not None and _PLAIN_OPERAND.fullmatch(side.text)
-                if not plain and not (side.text is None and _COUNTS.fullmatch(side.source)):
-                    raise MisfitError(
-                        "computed", f"[[ evaluates {shown(side.source)}, which may run commands; use [ instead", "ask"
-                    )
-        if word.text is None and not word.quoted and command.words[0].text != "[[" and word.prefix == "":
-            if re.fullmatch(r"\$[?#]|\$\(.*\)|\$\w+|\$\{#?\w+\}", word.source, re.DOTALL) is None:
-                raise MisfitError("computed", f"{shown(word.source)} may become an operator", "ask")
+        if word.splits and word.prefix == "" and _ONE_WORD.fullmatch(word.source) is None:
+            raise MisfitError("computed", f"{shown(word.source)} may become an operator; quote it", "ask")
     return NOTHING
 
 
+_ONE_WORD = re.compile(r"\$[?#!]|\$\(.*\)|\$\w+|\$\{#?\w+\}", re.DOTALL)
 _OWN_JOB = re.compile(r"%[\w%+-]*")
 _OWN_PID = re.compile(r'"?\$(?:!|\{?[A-Za-z_]*(?:pid|PID)[A-Za-z_]*\}?)"?')
 _SIGNAL = re.compile(r"-(?:SIG)?(?:[A-Z]+[0-9]?|\d{1,2})")
@@ -249,7 +237,7 @@ def names_below(paths: Words) -> Word | None:
         if not known or known.startswith("-"):
             return None
         prefixes.append(known if path.text is None or known.endswith("/") else f"{known}/")
-    return Word("{}", None, commonprefix(prefixes), True, True, tuple(prefixes)) if prefixes else None
+    return Word("{}", None, commonprefix(prefixes), True, True, False, tuple(prefixes)) if prefixes else None
 
 
 _FIND_TESTS: dict[str, int] = {
@@ -267,7 +255,7 @@ _FIND_TESTS: dict[str, int] = {
     ),
     **dict.fromkeys("-newer -anewer -cnewer -samefile -newermt -newerct -newerat -newermm -newercc".split(), 1),
 }
-_FIND_RUNS = frozenset(["-exec", "-execdir", "-ok", "-okdir"])
+_FIND_RUN = "-exec"
 _FIND_FILES = frozenset(["-newer", "-anewer", "-cnewer", "-samefile", "-newermm", "-newercc"])
 
 
@@ -287,7 +275,7 @@ def _find(_: Rule, words: Words, __: SimpleCommand, scene: Scene) -> Inner:
         name = words[position].text
         if name is None:
             raise MisfitError("computed", f"{shown(words[position].source)} may become another test of find", "otherwise")
-        if name in _FIND_RUNS:
+        if name == _FIND_RUN:
             end = position + 1
             while end < len(words) and not (words[end].text == ";" or _ends_plus(words, end)):
                 end += 1
@@ -305,7 +293,7 @@ def _find(_: Rule, words: Words, __: SimpleCommand, scene: Scene) -> Inner:
         if len(values) < count:
             raise MisfitError("option", f"{name} of find lacks its value", "otherwise")
         for value in values:
-            if value.text is None and not value.quoted and not value.prefix:
+            if value.splits or (value.text is None and value.pattern):
                 raise MisfitError("computed", f"{shown(value.source)} may become more than one word", "otherwise")
             if name in _FIND_FILES:
                 check_value("read", value, scene)
@@ -315,9 +303,10 @@ def _find(_: Rule, words: Words, __: SimpleCommand, scene: Scene) -> Inner:
 
 def _begins_expression(word: Word) -> bool:
     if word.text is None:
-        if word.alternatives or (word.prefix and word.prefix[0] not in "-(!,"):
+        starts = word.alternatives or (word.prefix,)
+        if all(start and start[0] not in "-(!," for start in starts) and not word.splits:
             return False
-        if word.prefix == "" and word.quoted and not word.pattern:
+        if word.prefix == "" or word.splits:
             raise MisfitError("computed", f"{shown(word.source)} may become a test of find", "otherwise")
         return True
     return word.text.startswith("-") or word.text in ("(", ")", "!", ",")
@@ -364,6 +353,23 @@ def _clustered_l(word: Word) -> bool:
     return word.text is not None and re.fullmatch(r"-[rRniwElFGP]*l[rRniwEFGP]*", word.text) is not None
 
 
+def _tar(rule: Rule, words: Words, _: SimpleCommand, scene: Scene) -> Inner:
+    """`tar xzf FILE` is `tar -x -z -f FILE`: letters without a dash take their values from the words that follow."""
+    rest = list(words)
+    if rest and rest[0].text is not None and rest[0].text.isalpha():
+        letters, rest = rest[0].text, rest[1:]
+        apart: list[Word] = []
+        for letter in letters:
+            option = rule.options.options.get(f"-{letter}")
+            apart.append(Word(f"-{letter}", f"-{letter}"))
+            if option is not None and option.kinds:
+                apart += rest[:1]
+                rest = rest[1:]
+        rest = [*apart, *rest]
+    rule.fit(rest, scene)
+    return NOTHING
+
+
 CHECKERS: dict[str, Checker] = {
     "cd": _cd,
     "command": _command,
@@ -373,6 +379,7 @@ CHECKERS: dict[str, Checker] = {
     "interpreter": _python,
     "kill": _kill,
     "shell": _shell,
+    "tar": _tar,
     "test": _test,
     "trap": _trap,
     "xargs": _xargs,

@@ -76,6 +76,7 @@ class Rule:
     operands: Operands
     instead: frozenset[str] = frozenset()
     writes: frozenset[str] = frozenset()
+    requires: frozenset[str] = frozenset()
     env: dict[str, str] = field(default_factory=dict)
     subcommands: tuple[tuple[str, ...], ...] = ()
 
@@ -107,6 +108,7 @@ class Rule:
             operands,
             frozenset(table.instead.split()),
             frozenset(table.writes.split()),
+            frozenset(table.requires.split()),
             env,
             tuple(tuple(name.split()) for name in table.subcommands),
         )
@@ -117,6 +119,8 @@ class Rule:
             return ()
         found = self.options.split(words)
         self.check_options(found, scene)
+        if self.requires and not found.has(self.requires):
+            raise MisfitError("option", f"one of {self.table.requires} must be given", "otherwise")
         operands, rest = found.operands, []
         if self.table.wraps:
             count = len(self.operands.first)

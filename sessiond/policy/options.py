@@ -191,11 +191,11 @@ class OptionTable:
             and len(option.kinds) == 1
             and (name.startswith("--") or self.style == "single")
         ):
-            found.options.append(Given(name, option, (Word(word.source, None, start, word.pattern, word.quoted),)))
+            found.options.append(Given(name, option, (Word(word.source, None, start, word.pattern, word.quoted, word.splits),)))
             return position + 1
         option = self.options.get(prefix[:2])
         if self.style == "gnu" and option is not None and len(option.kinds) == 1 and not prefix.startswith("--"):
-            value = Word(word.source, None, prefix[2:], word.pattern, word.quoted)
+            value = Word(word.source, None, prefix[2:], word.pattern, word.quoted, word.splits)
             found.options.append(Given(prefix[:2], option, (value,)))
             return position + 1
         if self.dashes and not prefix.startswith("--"):
@@ -207,7 +207,9 @@ def may_begin_with_dash(word: Word) -> bool:
     """Whether a word that is not known may become, or be split into, an option."""
     if word.alternatives:
         return any(prefix[:1] in ("", "-") for prefix in word.alternatives)
-    return word.prefix[:1] in ("", "-") or not (word.pattern or word.quoted)
+    if word.source.startswith(("<(", ">(")):
+        return False
+    return word.prefix[:1] in ("", "-") or word.splits
 
 
 def _take(
@@ -217,7 +219,7 @@ def _take(
     values = tuple(words[position + 1 : end])
     if len(values) < len(option.kinds):
         raise MisfitError("option", f"{name} lacks its value", "otherwise")
-    if any(value.text is None and not (value.quoted or value.prefix) for value in values):
+    if any(value.text is None and value.splits for value in values):
         raise MisfitError("computed", f"the value of {name} may become more than one word", "otherwise")
     found.options.append(Given(name, option, values, clustered))
     return end

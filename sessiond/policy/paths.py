@@ -9,8 +9,6 @@ import posixpath
 import re
 from dataclasses import dataclass
 
-from sessiond.core.paths import WORKSPACE
-
 _STREAMS = frozenset(["/dev/null", "/dev/stdout", "/dev/stderr"])
 _REPOSITORY = ".git"
 
@@ -20,8 +18,8 @@ class Trees:
     """Where files may be read, written, and taken for code: trees, or single files."""
 
     read: tuple[str, ...] = ()
-    write: tuple[str, ...] = (WORKSPACE, "/tmp")  # noqa: S108 - the sandbox's own
-    code: tuple[str, ...] = (WORKSPACE,)
+    write: tuple[str, ...] = ()
+    code: tuple[str, ...] = ()
 
     def readable(self, path: str) -> bool:
         """Whether the resolved `path` may be read."""

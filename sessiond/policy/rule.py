@@ -49,6 +49,8 @@ class RuleTable(_Table):
     """Whatever the arguments are."""
     instead: Notation = ""
     """Options that stand in for the first operand, as `grep -e` does for the expression."""
+    requires: Notation = ""
+    """Options of which one must be given."""
     writes: Notation = ""
     """Options with which operands of the kind `read` are written, as with `sed -i`."""
     implicit: str = ""
@@ -70,7 +72,7 @@ class RuleTable(_Table):
 
 
 class TreesTable(_Table):
-    """`[paths]`: where files may be read, written, and taken for code, beside the workspace and /tmp."""
+    """`[paths]`: trees in which files may be read, written (and read), and taken for code or settings."""
 
     read: Names = []
     write: Names = []
