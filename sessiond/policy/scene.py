@@ -10,6 +10,7 @@ from sessiond.policy.reading import Reading, SimpleCommand, Word
 
 _MOST_DIRECTORIES = 8
 _SUSPICIOUS = re.compile(r"~|\$|`|\\|(?:^|[/=:'\" ])\.\.(?:/|$)")
+_ROOTED_SOURCE = re.compile(r"(?<![\w.})\]*?/])(/[^ '\",;:|&()<>]*)")
 _ROOTED = re.compile(r"(?:^|[=:,'\" (])(/[^ '\",;:|&()<>]*)")
 
 
@@ -63,7 +64,7 @@ class Scene:
 
     def _harmless_word(self, word: Word) -> bool:
         text = word.text if word.text is not None else word.prefix
-        for rooted in _ROOTED.findall(text):
+        for rooted in _ROOTED.findall(text) if word.text is not None else _ROOTED_SOURCE.findall(word.source):
             if not self.trees.readable(resolve(rooted, "/")) and rooted != "/":
                 return False
         return not (word.text is not None and _SUSPICIOUS.search(text) and _looks_like_path(text))

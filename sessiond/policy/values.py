@@ -77,10 +77,9 @@ def _path(verb: str, permits: Callable[[Trees, str], bool], *, feedable: bool = 
             return
         for prefix in word.alternatives or (word.prefix,):
             known = prefix if prefix.endswith("/") else dirname(prefix)
-            check_one(known or ".", scene, Trees.writable if removes else permits)
+            whole = removes and re.search(r"\w", word.source.rpartition("/")[2]) is None
+            check_one(known or ".", scene, Trees.writable if removes and not whole else permits)
         if word.pattern and (word.alternatives or tame_pattern(word.source, word.prefix)):
-            if removes and _names_nothing(word):
-                raise MisfitError("path", f"{shown(word.source)} may be everything there is", "ask")
             return
         if not feedable:
             raise MisfitError("computed", f"what {shown(word.source)} becomes is not known; it may not be {verb}", "ask")
@@ -88,12 +87,6 @@ def _path(verb: str, permits: Callable[[Trees, str], bool], *, feedable: bool = 
             raise MisfitError("computed", f"{shown(word.source)} may become a path that may not be {verb}")
 
     return check
-
-
-def _names_nothing(word: Word) -> bool:
-    """Whether the pattern could be all that is in the directory where the command runs."""
-    directory, _, last = word.source.rpartition("/")
-    return directory.strip("./\"'") == "" and re.search(r"\w", last) is None
 
 
 _HOME = re.compile(r"~|\$\{?(?:HOME|OLDPWD|HOSTNAME|SHELL|PATH|BASH\w*|XDG\w*)\b")
