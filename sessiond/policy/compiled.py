@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from sessiond.policy.errors import MisfitError, shown
 from sessiond.policy.options import Arguments, OptionTable
-from sessiond.policy.paths import Trees
+from sessiond.policy.paths import Trees, climbs
 from sessiond.policy.reading import Word
 from sessiond.policy.rule import RuleTable
 from sessiond.policy.scene import Scene
@@ -125,6 +125,7 @@ class Rule:
         if self.table.wraps:
             count = len(self.operands.first)
             operands, rest = operands[:count], operands[count:]
+        _check_other_directory(found)
         pairs = self.operands.pair(operands, skip=found.has(self.instead))
         writes = found.has(self.writes)
         seen_path = False
@@ -142,6 +143,17 @@ class Rule:
         for given in found.options:
             for kind, value in zip(given.option.kinds, given.values, strict=False):
                 check_value(kind, value, scene)
+
+
+def _check_other_directory(found: Arguments) -> None:
+    """After `-C DIR` the other paths count from there, so that none may climb."""
+    moved = [given for given in found.options if given.name in ("-C", "--directory") and given.option.kinds != ("number",)]
+    if not moved:
+        return
+    words = [*found.operands, *(value for given in found.options for value in given.values if given not in moved)]
+    for word in words:
+        if climbs(word.text if word.text is not None else word.source):
+            raise MisfitError("path", f"{shown(word.source)} counts from another directory", "ask")
 
 
 @dataclass(frozen=True, slots=True)

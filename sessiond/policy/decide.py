@@ -187,7 +187,7 @@ class Policy:
         if self._rules.open:
             return Verdict("allow", "open", "the policy allows everything", self._anything(request))
         directory = resolve(request.cwd or ".", WORKSPACE)
-        scene = Scene(self._rules.trees, frozenset([directory]), reading, text=request.text)
+        scene = Scene(self._rules.trees, frozenset([directory]), reading, text=request.text, environment=tuple(request.env.values()))
         judge = Judge(self._rules, self.shell)
         steps = judge.reading(reading, scene)
         if not steps:

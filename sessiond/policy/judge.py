@@ -9,9 +9,9 @@ from typing import Literal
 
 from sessiond.policy.checkers import CHECKERS, NOTHING, Inner, arguments_of, producer_of
 from sessiond.policy.compiled import Rule, Ruleset
-from sessiond.policy.environment import refused_environment
 from sessiond.policy.errors import MisfitError, shown
 from sessiond.policy.hints import ALTERNATIVES
+from sessiond.policy.programs.python import runs_own_module
 from sessiond.policy.reader import read
 from sessiond.policy.reading import Reading, SimpleCommand, UnreadableError, Word
 from sessiond.policy.rule import Outcome
@@ -24,9 +24,9 @@ _MOST_DEPTH = 6
 """Shells within shells, wrappers within wrappers."""
 _MOST_STEPS = 512
 """Commands of one request, those of inner texts included."""
+_MOVING = frozenset(["cd", "builtin", "command", "eval", "trap", "exec"])
 _SEVERITY: dict[Outcome, int] = {"allow": 0, "ask": 1, "deny": 2}
 _SHOWN = 200
-_CACHED_READINGS = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,16 +69,22 @@ class Judge:
     def reading(self, reading: Reading, scene: Scene, dialect: Dialect | None = None) -> tuple[Step, ...]:
         """Judge each command of a reading, in the order of the text."""
         dialect = dialect or self._dialect
-        steps = []
         problem = self._bad_function(reading, scene)
         if problem is not None:
             return (problem,)
-        called = False
+        if _wanders(reading):
+            trial = replace(scene, visited=frozenset())
+            self._in_order(reading, trial, dialect)
+            scene.wandering = True
+            both = None if trial.visited is None or scene.directories is None else scene.directories | trial.visited
+            scene.directories = both
+        return self._in_order(reading, scene, dialect)
+
+    def _in_order(self, reading: Reading, scene: Scene, dialect: Dialect) -> tuple[Step, ...]:
+        steps = []
         for index, command in enumerate(reading.commands):
             scene.index = index
-            step = self.command(command, scene, dialect)
-            called = called or step.rule == "function"
-            steps.append(step)
+            steps.append(self.command(command, scene, dialect))
         return tuple(steps)
 
     def _bad_function(self, reading: Reading, scene: Scene) -> Step | None:
@@ -117,6 +123,8 @@ class Judge:
         program = command.words[0].text
         if program is None:
             raise MisfitError("computed", f"which program {shown(command.words[0].source)} is, is not known before it runs")
+        if " " in program and scene.depth == 0:
+            raise MisfitError("program", f"{shown(program)} is not an allowed program")
         if program in scene.functions:
             self._check_assignments(command, (), scene)
             return Step(label, "allow", "function", f"{shown(program)} is defined in the text")
@@ -138,6 +146,8 @@ class Judge:
         if known is None:
             raise MisfitError("program", f"{shown(program)} is a path; {_path_advice(program)}")
         rules = self._rules.programs.get(known)
+        if rules is None and runs_own_module(known.removeprefix("python -m ")) and known.startswith("python -m "):
+            rules = self._rules.programs.get("python -m *")
         if rules is None:
             if known.startswith("python -m "):
                 raise MisfitError("module", f"the module {shown(known[10:])} is not listed", "ask")
@@ -176,7 +186,7 @@ class Judge:
                     misfits.append((rule, misfit))
             elif _concerns(rule, words, scene):
                 fitting.append((rule, NOTHING))
-        if not fitting or all(rule.table.verdict == "allow" for rule, _ in fitting) and not fitting:
+        if not fitting:
             return self._misfit(label, misfits)
         rule, inner = max(fitting, key=lambda pair: _SEVERITY[pair[0].table.verdict])
         table = rule.table
@@ -216,12 +226,13 @@ class Judge:
             below = replace(scene, depth=scene.depth + 1, functions=frozenset())
             run = SimpleCommand(words, (), command.redirections if command.redirections else (), command.piped, command.place)
             steps.append(self.command(run, below, dialect))
+            scene.directories, scene.visited = below.directories, below.visited
         for text, shell in inner.texts:
             reading = read(text, shell or dialect)
-            below = replace(scene, depth=scene.depth + 1, reading=reading, text=text, functions=frozenset())
+            below = replace(scene, depth=scene.depth + 1, reading=reading, text=text, functions=frozenset(), outer=(*scene.outer, scene.reading))
             steps += self.reading(reading, below, shell or dialect)
-            if inner.here and below.directories != scene.directories:
-                scene.directories = None
+            if inner.here:
+                scene.directories, scene.visited = below.directories, below.visited
         return tuple(steps)
 
 
@@ -250,13 +261,30 @@ def _concerns(rule: Rule, words: Sequence[Word], scene: Scene) -> bool:
     """Whether a rule that denies or asks is about these arguments. Broad: an abbreviation counts as the option."""
     if rule.table.any:
         return True
-    if rule.options.options:
-        return any(_may_be(word, name) for word in words for name in rule.options.options)
+    if any(_may_be(word, name) for word in words for name in rule.options.options):
+        return True
+    kinds = [*rule.operands.first, *rule.operands.optional, *filter(None, [rule.operands.many])]
+    operands = [word for word in words if not (word.text or word.prefix).startswith("-")]
+    if not kinds and not rule.options.options:
+        return not words
+    return any(_is_of(kind, word, scene) for kind in kinds for word in operands)
+
+
+def _is_of(kind: str, word: Word, scene: Scene) -> bool:
     try:
-        rule.fit(words, scene)
+        check_value(kind, word, scene)
     except MisfitError:
         return False
     return True
+
+
+def _wanders(reading: Reading) -> bool:
+    """Whether commands may run again after a `cd` that stands behind them."""
+    names = {command.words[0].text for command in reading.commands if command.words}
+    if not names & _MOVING:
+        return False
+    again = any(part == "loop" or part.startswith("function") for command in reading.commands for part in command.place)
+    return again or "trap" in names
 
 
 def _may_be(word: Word, option: str) -> bool:
@@ -279,7 +307,3 @@ def _surely_defined(name: str, text: str | None) -> bool:
         "("
     ) == before.count(")")
 
-
-def refused_variables(env: dict[str, str]) -> list[str]:
-    """The names of those variables of a request that may not be set."""
-    return sorted(name for name, value in env.items() if refused_environment(name, value))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from sessiond.policy.paths import Trees, resolve
 from sessiond.policy.reading import Reading, SimpleCommand, Word
@@ -28,7 +28,15 @@ class Scene:
     text: str | None = None
     functions: frozenset[str] = frozenset()
     """Those of the text that may be called by now."""
-    producer: tuple[Word, ...] = field(default=())
+    outer: tuple[Reading, ...] = ()
+    """Readings of the texts that this one stands in: their words may come in as parameters."""
+    environment: tuple[str, ...] = ()
+    """Values of the variables that the request sets."""
+    visited: frozenset[str] | None = frozenset()
+    """All directories that a `cd` may have led to; None when one of them is not known."""
+    wandering: bool = False
+    """Whether commands may run again after a later `cd`: in a loop, a function, a trap."""
+    producer: tuple[Word, ...] = ()
     """What the names that `xargs` hands on surely begin with."""
 
     def resolved(self, path: str) -> list[str] | None:
@@ -42,9 +50,10 @@ class Scene:
     def enter(self, path: str | None, *, surely: bool) -> None:
         """Note a `cd`. Unless it happens `surely`, what comes after may run in the old directories too."""
         found = None if path is None else self.resolved(path)
+        self.visited = None if found is None or self.visited is None else self.visited | frozenset(found)
         if found is None:
             self.directories = None
-        elif surely:
+        elif surely and not self.wandering:
             self.directories = frozenset(found)
         elif self.directories is not None:
             self.directories |= frozenset(found)
@@ -56,7 +65,9 @@ class Scene:
 
         Names that come out of a variable, a substitution or `xargs` are not known; this is what can be asked of them.
         """
-        return all(self._harmless(command) for command in self.reading.commands)
+        commands = [command for reading in (self.reading, *self.outer) for command in reading.commands]
+        values = [Word(value, value) for value in self.environment]
+        return all(map(self._harmless, commands)) and all(map(self._harmless_word, values))
 
     def _harmless(self, command: SimpleCommand) -> bool:
         words = [*command.words, *(a.value for a in command.assignments), *(r.target for r in command.redirections)]
@@ -73,7 +84,3 @@ class Scene:
 def _looks_like_path(text: str) -> bool:
     return "/" in text or text.startswith(("~", "..", "\\")) or "\\x" in text or "\\0" in text or "\\1" in text
 
-
-def of_program(words: tuple[Word, ...]) -> str:
-    """The known name of a command, or nothing."""
-    return words[0].text or "" if words else ""

@@ -62,7 +62,7 @@ def _path(verb: str, permits: Callable[[Trees, str], bool], *, feedable: bool = 
     def check_one(path: str, scene: Scene, permits: Callable[[Trees, str], bool]) -> None:
         resolved = scene.resolved(path)
         if resolved is None:
-            if not feedable or climbs(path):
+            if not feedable or climbs(path) or not scene.feeds_only_inside():
                 raise MisfitError("path", f"the directory is not known, so {shown(path)} may not be {verb}", "ask")
             return
         for real in resolved:

@@ -18,7 +18,7 @@ _TOKEN = re.compile(
 _EXPRESSION = re.compile(r"/(?:[^/\\\n\[]|\\.|\[\^?\]?[^]\n]*\])+/")
 _REFUSED = frozenset(["system", "getline", "ARGV", "ARGC", "PROCINFO", "ENVIRON_FILE"])
 _OPERANDS = frozenset(["number", "string", "name"])
-_WORDS_BEFORE_OPERAND = frozenset("print printf return in case exit delete".split())
+_WORDS_BEFORE_OPERAND = frozenset("print printf return in case exit delete else do".split())
 
 
 def check_awk(program: str) -> str | None:
@@ -27,7 +27,8 @@ def check_awk(program: str) -> str | None:
     before_kind, before = "", ""
     while at < len(program):
         ended = before_kind in _OPERANDS and before not in _WORDS_BEFORE_OPERAND or before in (")", "]", "++", "--")
-        match = None
+        if program[at] == "/" and before == ")" and '"' in program[at:]:
+            return "the awk program holds a slash after a parenthesis, which may be a division or not"
         if program[at] == "/" and not ended:
             match = _EXPRESSION.match(program, at)
             if match is None:
@@ -47,10 +48,11 @@ def check_awk(program: str) -> str | None:
         elif kind == "operator":
             if text in ("|", "|&", "@"):
                 return f"{text} in an awk program runs a program or loads code"
-            if text in (">", ">>") and printing and depth == 0:
+            if text in (">", ">>") and printing and depth <= 0:
                 return "an awk program may not print into a file"
             depth += (text in "([") - (text in ")]")
-        if kind == "newline" or text in (";", "{", "}"):
+        goes_on = kind == "newline" and before in (",", "&&", "||")
+        if not goes_on and (kind == "newline" or text in (";", "{", "}")):
             printing, depth = False, 0
         before_kind, before = kind, text
     return None

@@ -53,7 +53,7 @@ _STDLIB: dict[str, frozenset[str]] = {
     "tomllib": frozenset(["loads"]),
     "struct": frozenset("pack unpack calcsize".split()),
     "pprint": frozenset("pprint pformat".split()),
-    "typing": _ALL,
+    "typing": frozenset("Any Optional Union List Dict Set Tuple Callable Iterable Iterator Sequence Mapping".split()),
     "dataclasses": frozenset("dataclass field asdict astuple".split()),
     "enum": frozenset("Enum IntEnum auto".split()),
     "calendar": frozenset("month monthrange isleap".split()),
@@ -64,12 +64,12 @@ _STDLIB: dict[str, frozenset[str]] = {
 }
 """Module: what of it may be used. No name here is a module, or a function that runs code or opens a file."""
 
-_REFUSED_MODULES = frozenset(
+REFUSED_MODULES = frozenset(
     "pip setuptools pkg_resources easy_install wheel ensurepip requests httpx httpcore urllib3 aiohttp websockets "
     "websocket paramiko fabric invoke sh plumbum pexpect ptyprocess scapy twisted tornado gevent trio anyio boto3 "
     "botocore google azure openai anthropic pycurl curl_cffi wget gdown dill cloudpickle joblib psutil cffi pywin32 "
     "execnet xdist IPython ipykernel jupyter notebook playwright selenium docker kubernetes ansible distutils "
-    "conda mamba uv poetry pipx twine socks dns redis pymongo psycopg psycopg2 sqlalchemy numba nltk spacy "
+    "conda mamba uv poetry pipx twine socks dns redis pymongo psycopg psycopg2 sqlalchemy numba nltk spacy uvicorn gunicorn hypercorn flask celery pyftpdlib mitmproxy streamlit gradio ray dask "
     "huggingface_hub transformers datasets torch tensorflow _pytest pytest virtualenv cython Cython pyximport".split()
 )
 _HARMLESS_NAMES = frozenset("copy time string token numbers bisect statistics code".split())
@@ -89,6 +89,12 @@ class Judged:
     problem: str | None = None
     read: list[str] = field(default_factory=list)
     written: list[str] = field(default_factory=list)
+
+
+def runs_own_module(name: str) -> bool:
+    """Whether `python -m NAME` surely means a module within a package that is neither Python's nor known for harm."""
+    top, dot, _ = name.partition(".")
+    return bool(dot) and top not in sys.stdlib_module_names and top not in REFUSED_MODULES and not top.startswith("_")
 
 
 def check_python(code: str) -> Judged:
@@ -168,7 +174,12 @@ class _Walker:
         top = name.partition(".")[0]
         if top in _STDLIB and name == top:
             return
-        if top in sys.stdlib_module_names or top in _REFUSED_MODULES or top.startswith("_"):
+        inner = name.split(".")[1:]
+        if (
+            top in sys.stdlib_module_names
+            or top in REFUSED_MODULES
+            or any(part in _MODULE_NAMES or part.startswith("_") for part in [top, *inner])
+        ):
             self._refuse(f"the module {name} can do more than can be judged")
 
     def _import_from(self, module: str, names: list[str], level: int) -> None:
@@ -200,7 +211,7 @@ class _Walker:
                 if not (listed or name.startswith("__")) or not shown_only or isinstance(node.ctx, ast.Store):
                     self._refuse(f"{module}.{name} is not looked into")
                 return
-        if name in _METHODS_REFUSED or name in _MODULE_NAMES:
+        if name in _METHODS_REFUSED or name in _MODULE_NAMES or name.startswith(("exec", "spawn", "popen", "posix_")):
             self._refuse(f"the attribute {name} may run a program")
 
     def _open(self, node: ast.Call) -> None:
