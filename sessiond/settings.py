@@ -168,7 +168,8 @@ class PolicySettings(_Section):
     def _one_way(self) -> Self:
         given = self.model_fields_set & {"use", "allow"}
         if self.open and given:
-            raise ValueError(f"open = true allows everything, so {' and '.join(sorted(given))} must not be given with it")
+            names = " and ".join(sorted(given))
+            raise ValueError(f"open = true allows everything, so {names} must not be given with it")
         if len(given) > 1:
             raise ValueError("either use names a policy, or allow lists programs, not both")
         return self

@@ -21,6 +21,7 @@ COMMANDS = {
     "ps": ("sessiond.cli.ps:ps", "List sessions, or the commands of one."),
     "close": ("sessiond.cli.sessions:close", "Close sessions."),
     "doctor": ("sessiond.cli.doctor:doctor", "Check that this machine can keep what sessiond promises."),
+    "policy": ("sessiond.cli.policy:policy", "See what a policy decides, and why."),
     "image": ("sessiond.cli.image:image", "Build and look at sandbox images."),
     "bench": ("sessiond.cli.bench:bench", "Measure what commands, openings and output cost here."),
     "demo": ("sessiond.cli.demo:demo", "Show what sessiond does, on this machine."),

@@ -13,6 +13,7 @@ from typing import Literal
 
 from sessiond.policy.compiled import Rule
 from sessiond.policy.errors import MisfitError, shown
+from sessiond.policy.names import names
 from sessiond.policy.options import Arguments, OptionTable
 from sessiond.policy.reading import SimpleCommand, Word
 from sessiond.policy.scene import Scene
@@ -237,23 +238,27 @@ def names_below(paths: Words) -> Word | None:
         if not known or known.startswith("-"):
             return None
         prefixes.append(known if path.text is None or known.endswith("/") else f"{known}/")
-    return Word("{}", None, commonprefix(prefixes), True, True, False, tuple(prefixes)) if prefixes else None
+    return Word("{}", None, commonprefix(prefixes), True, True, False, tuple(prefixes)) if prefixes else None  # noqa: RUF071
 
 
 _FIND_TESTS: dict[str, int] = {
     **dict.fromkeys(
-        "-true -false -empty -readable -writable -executable -nouser -nogroup -daystart -depth -d -mount -xdev "
-        "-noleaf -print -print0 -ls -prune -quit -o -or -a -and -not ! ( ) , -noignore_readdir_race "
-        "-ignore_readdir_race -follow -nowarn -warn --help --version".split(),
+        names(
+            "-true -false -empty -readable -writable -executable -nouser -nogroup -daystart -depth -d -mount -xdev "
+            "-noleaf -print -print0 -ls -prune -quit -o -or -a -and -not ! ( ) , -noignore_readdir_race "
+            "-ignore_readdir_race -follow -nowarn -warn --help --version"
+        ),
         0,
     ),
     **dict.fromkeys(
-        "-name -iname -path -ipath -wholename -iwholename -regex -iregex -lname -ilname -type -xtype -size -mtime "
-        "-mmin -atime -amin -ctime -cmin -perm -user -group -uid -gid -maxdepth -mindepth -links -inum -fstype "
-        "-regextype -used -printf -context".split(),
+        names(
+            "-name -iname -path -ipath -wholename -iwholename -regex -iregex -lname -ilname -type -xtype -size -mtime "
+            "-mmin -atime -amin -ctime -cmin -perm -user -group -uid -gid -maxdepth -mindepth -links -inum -fstype "
+            "-regextype -used -printf -context"
+        ),
         1,
     ),
-    **dict.fromkeys("-newer -anewer -cnewer -samefile -newermt -newerct -newerat -newermm -newercc".split(), 1),
+    **dict.fromkeys(names("-newer -anewer -cnewer -samefile -newermt -newerct -newerat -newermm -newercc"), 1),
 }
 _FIND_RUN = "-exec"
 _FIND_FILES = frozenset(["-newer", "-anewer", "-cnewer", "-samefile", "-newermm", "-newercc"])
@@ -274,7 +279,9 @@ def _find(_: Rule, words: Words, __: SimpleCommand, scene: Scene) -> Inner:
     while position < len(words):
         name = words[position].text
         if name is None:
-            raise MisfitError("computed", f"{shown(words[position].source)} may become another test of find", "otherwise")
+            raise MisfitError(
+                "computed", f"{shown(words[position].source)} may become another test of find", "otherwise"
+            )
         if name == _FIND_RUN:
             end = position + 1
             while end < len(words) and not (words[end].text == ";" or _ends_plus(words, end)):

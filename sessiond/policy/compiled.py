@@ -147,7 +147,9 @@ class Rule:
 
 def _check_other_directory(found: Arguments) -> None:
     """After `-C DIR` the other paths count from there, so that none may climb."""
-    moved = [given for given in found.options if given.name in ("-C", "--directory") and given.option.kinds != ("number",)]
+    moved = [
+        given for given in found.options if given.name in ("-C", "--directory") and given.option.kinds != ("number",)
+    ]
     if not moved:
         return
     words = [*found.operands, *(value for given in found.options for value in given.values if given not in moved)]

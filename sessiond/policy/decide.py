@@ -19,7 +19,8 @@ from sessiond.policy.errors import PolicyError, shown
 from sessiond.policy.hints import ALTERNATIVES
 from sessiond.policy.judge import Judge, Step, worst
 from sessiond.policy.listed import listed_source
-from sessiond.policy.load import Source, compile_source, load_source
+from sessiond.policy.load import Source, compile_source, load_source, set_names
+from sessiond.policy.names import names
 from sessiond.policy.paths import resolve
 from sessiond.policy.reader import read_full, read_plain
 from sessiond.policy.reading import Reading, SimpleCommand, UnreadableError, Word
@@ -34,9 +35,10 @@ SHELLS: dict[str, tuple[str, str]] = {"bash": ("bash", "-c"), "sh": ("sh", "-c")
 _CACHED_DECISIONS = 1024
 _CACHED_CHARACTERS = 4096
 """Requests longer than this are decided anew each time, which bounds the cache's memory."""
-_BUILTINS = frozenset(
+_MOST_PROBLEMS = 32
+_BUILTINS = names(
     ". : bg break cd command continue eval exec exit export fg jobs kill read return set shift times trap type ulimit "
-    "umask wait builtin local readonly".split()
+    "umask wait builtin local readonly"
 )
 """Builtins with no program behind them, or often none: a text that is only one of these still needs the shell."""
 
@@ -136,7 +138,7 @@ class Policy:
         try:
             reading = self._checked(request)
             if reading is None:
-                reading = self._read(read_full, request)
+                reading = self._read(request, full=True) or _NOTHING
             return self._of_reading(request, reading)
         except _DeniedError as error:
             return Verdict("deny", error.rule, error.reason, ())
@@ -170,16 +172,17 @@ class Policy:
         if request.argv is not None:
             words = tuple(Word(word, word) for word in request.argv)
             return Reading((SimpleCommand(words),), single=True)
-        return self._read(lambda text, _: read_plain(text), request)
+        return self._read(request, full=False)
 
     def _refused(self, name: str, value: str) -> bool:
         if name == "PYTHONPATH" and value:
             return not all(self._rules.trees.runnable(resolve(part, WORKSPACE)) for part in value.split(":"))
         return refused_environment(name, value)
 
-    def _read(self, read: Any, request: CommandRequest) -> Any:
+    def _read(self, request: CommandRequest, *, full: bool) -> Reading | None:
+        text = request.text or ""
         try:
-            return read(request.text or "", self.shell)
+            return read_full(text, self.shell) if full else read_plain(text)
         except UnreadableError as error:
             raise _DeniedError(error.rule, error.reason) from error
 
@@ -187,7 +190,13 @@ class Policy:
         if self._rules.open:
             return Verdict("allow", "open", "the policy allows everything", self._anything(request))
         directory = resolve(request.cwd or ".", WORKSPACE)
-        scene = Scene(self._rules.trees, frozenset([directory]), reading, text=request.text, environment=tuple(request.env.values()))
+        scene = Scene(
+            self._rules.trees,
+            frozenset([directory]),
+            reading,
+            text=request.text,
+            environment=tuple(request.env.values()),
+        )
         judge = Judge(self._rules, self.shell)
         steps = judge.reading(reading, scene)
         if not steps:
@@ -240,22 +249,29 @@ class Policy:
 
 
 def load_policy(
-    path: str | Path, *, shell: Shell = "bash", name: str | None = None, named: Mapping[str, Mapping[str, Any]] | None = None
+    path: str | Path,
+    *,
+    shell: Shell = "bash",
+    name: str | None = None,
+    named: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Policy:
-    """The policy of that name, or in the file at that path, its examples checked. Nothing else changes.
+    """The policy of that name, or in the file at that path, its own examples checked. Nothing else changes.
 
-    Raises PolicyError, which names file, rule and key of every problem.
+    The examples of the shipped sets are not checked again: a policy may well deny what a set allows. Raises
+    PolicyError, which names file, rule and key of every problem.
     """
     source = load_source(path, named)
     policy = Policy(name or str(path), source, compile_source(source), shell)
-    _check_examples(policy)
+    shipped = frozenset(set_names())
+    check_examples(policy, frozenset(place for place, _ in source.tables if place not in shipped))
     return policy
 
 
-def _check_examples(policy: Policy) -> None:
+def check_examples(policy: Policy, places: frozenset[str]) -> None:
+    """Raise PolicyError unless the policy decides the examples in its files or sets `places` as they say."""
     problems = []
     for place, table in policy.source.tables:
-        for rule in table.rule:
+        for rule in table.rule if place in places else ():
             for examples, allowed in ((rule.allows, True), (rule.denies, False)):
                 for example in examples:
                     problem = _example(policy, example, allowed=allowed)
@@ -263,7 +279,7 @@ def _check_examples(policy: Policy) -> None:
                         key = "allows" if allowed else "denies"
                         problems.append(f"{place}: rule {rule.id}: {key}: {shown(example)} {problem}")
     if problems:
-        raise PolicyError(problems[:32])
+        raise PolicyError(problems[:_MOST_PROBLEMS])
 
 
 def _example(policy: Policy, text: str, *, allowed: bool) -> str | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from sessiond.policy.names import names
+
 ALTERNATIVES: dict[str, str] = {
     **dict.fromkeys(("bash", "sh", "dash", "zsh"), "send the shell text itself as the command's text"),
     "env": "set variables through the command's env",
@@ -10,10 +12,12 @@ ALTERNATIVES: dict[str, str] = {
     "setsid": "every command has a session of its own",
     **dict.fromkeys(("sudo", "su", "doas", "runuser"), "commands run without privileges, and need none"),
     **dict.fromkeys(
-        "curl wget nc ncat netcat socat ssh scp sftp rsync ftp telnet ping dig nslookup host".split(),
+        names("curl wget nc ncat netcat socat ssh scp sftp rsync ftp telnet ping dig nslookup host"),
         "sandboxes have no network; bring what is needed into the workspace",
     ),
-    **dict.fromkeys(("apt", "apt-get", "yum", "dnf", "apk", "brew", "npx", "pipx", "uvx"), "put what is needed into the image"),
+    **dict.fromkeys(
+        ("apt", "apt-get", "yum", "dnf", "apk", "brew", "npx", "pipx", "uvx"), "put what is needed into the image"
+    ),
     **dict.fromkeys(("vim", "vi", "nano", "emacs", "ed", "ex"), "change files with sed -i or a script"),
     **dict.fromkeys(("less", "more", "man"), "use cat, head, or --help"),
     **dict.fromkeys(("perl", "ruby", "php", "lua"), "use python3 with a script of the workspace"),

@@ -99,7 +99,10 @@ class Judge:
         """Judge one simple command and all that it runs."""
         self._count += 1
         name = " ".join(word.source for word in command.words) or "; ".join(
-            [*(f"{a.name}={a.value.source}" for a in command.assignments), *(f"> {r.target.source}" for r in command.redirections)]
+            [
+                *(f"{a.name}={a.value.source}" for a in command.assignments),
+                *(f"> {r.target.source}" for r in command.redirections),
+            ]
         )
         label = name if len(name) <= _SHOWN else f"{name[:_SHOWN]}..."
         try:
@@ -122,7 +125,9 @@ class Judge:
             return Step(label, "allow", "assignment", "sets variables, opens files, or nothing")
         program = command.words[0].text
         if program is None:
-            raise MisfitError("computed", f"which program {shown(command.words[0].source)} is, is not known before it runs")
+            raise MisfitError(
+                "computed", f"which program {shown(command.words[0].source)} is, is not known before it runs"
+            )
         if " " in program and scene.depth == 0:
             raise MisfitError("program", f"{shown(program)} is not an allowed program")
         if program in scene.functions:
@@ -224,12 +229,21 @@ class Judge:
         steps: list[Step] = []
         for words in inner.commands:
             below = replace(scene, depth=scene.depth + 1, functions=frozenset())
-            run = SimpleCommand(words, (), command.redirections if command.redirections else (), command.piped, command.place)
+            run = SimpleCommand(
+                words, (), command.redirections if command.redirections else (), command.piped, command.place
+            )
             steps.append(self.command(run, below, dialect))
             scene.directories, scene.visited = below.directories, below.visited
         for text, shell in inner.texts:
             reading = read(text, shell or dialect)
-            below = replace(scene, depth=scene.depth + 1, reading=reading, text=text, functions=frozenset(), outer=(*scene.outer, scene.reading))
+            below = replace(
+                scene,
+                depth=scene.depth + 1,
+                reading=reading,
+                text=text,
+                functions=frozenset(),
+                outer=(*scene.outer, scene.reading),
+            )
             steps += self.reading(reading, below, shell or dialect)
             if inner.here:
                 scene.directories, scene.visited = below.directories, below.visited
@@ -306,4 +320,3 @@ def _surely_defined(name: str, text: str | None) -> bool:
     return re.search(r"(?:&&|\|\|?|\b(?:if|then|else|do|while|until|in))$|<<", before) is None and before.count(
         "("
     ) == before.count(")")
-

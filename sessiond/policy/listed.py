@@ -1,17 +1,18 @@
-"""`allow = [...]` of a profile: the listed programs with any arguments, but where another program could hide in those."""
+"""`allow = [...]` of a profile: the listed programs with any arguments, except where those could hide another."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from sessiond.policy.load import Source, load_source
+from sessiond.policy.names import names
 from sessiond.policy.rule import PolicyTable, RuleTable, TreesTable
 
-_BY_RULE = frozenset("diff file find git mypy printf pylint pytest rg sort test cd".split())
+_BY_RULE = names("diff file find git mypy printf pylint pytest rg sort test cd")
 """Programs whose rules of the set `developer` count even here: an option of theirs runs other programs."""
-_NEVER = frozenset(
+_NEVER = names(
     ". alias bind builtin command compgen complete compopt declare enable eval exec export fc getopts hash history let "
-    "local mapfile popd pushd read readarray readonly set shopt source suspend trap typeset unalias unset".split()
+    "local mapfile popd pushd read readarray readonly set shopt source suspend trap typeset unalias unset"
 )
 """Shell builtins that run what they are given or change what later words mean. No list can allow them."""
 _EVERYWHERE = ["/"]

@@ -191,7 +191,9 @@ class OptionTable:
             and len(option.kinds) == 1
             and (name.startswith("--") or self.style == "single")
         ):
-            found.options.append(Given(name, option, (Word(word.source, None, start, word.pattern, word.quoted, word.splits),)))
+            found.options.append(
+                Given(name, option, (Word(word.source, None, start, word.pattern, word.quoted, word.splits),))
+            )
             return position + 1
         option = self.options.get(prefix[:2])
         if self.style == "gnu" and option is not None and len(option.kinds) == 1 and not prefix.startswith("--"):

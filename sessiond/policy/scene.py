@@ -83,4 +83,3 @@ class Scene:
 
 def _looks_like_path(text: str) -> bool:
     return "/" in text or text.startswith(("~", "..", "\\")) or "\\x" in text or "\\0" in text or "\\1" in text
-

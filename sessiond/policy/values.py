@@ -1,4 +1,4 @@
-"""Kinds of values: what an option's value or an operand must be. The rule files name them; docs/policy.md lists them."""
+"""Kinds of values: what an option's value or an operand must be. docs/policy.md lists them for rule files."""
 
 from __future__ import annotations
 
@@ -82,7 +82,9 @@ def _path(verb: str, permits: Callable[[Trees, str], bool], *, feedable: bool = 
         if word.pattern and (word.alternatives or tame_pattern(word.source, word.prefix)):
             return
         if not feedable:
-            raise MisfitError("computed", f"what {shown(word.source)} becomes is not known; it may not be {verb}", "ask")
+            raise MisfitError(
+                "computed", f"what {shown(word.source)} becomes is not known; it may not be {verb}", "ask"
+            )
         if _HOME.search(word.source) or not scene.feeds_only_inside():
             raise MisfitError("computed", f"{shown(word.source)} may become a path that may not be {verb}")
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from sessiond.policy.names import names
+
 _TOKEN = re.compile(
     r"""
       (?P<blank> [ \t\r]+ | \\\n | \#[^\n]* )
@@ -11,14 +13,15 @@ _TOKEN = re.compile(
     | (?P<string> "(?:[^"\\\n]|\\.)*" )
     | (?P<number> (?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)? | 0[xX][0-9a-fA-F]+ )
     | (?P<name> [A-Za-z_]\w* )
-    | (?P<operator> \|\| | && | >= | <= | == | != | !~ | \+\+ | -- | >> | \|& | [-+*/%^]= | \*\* | [][(){};,?:~!<>=+*%^|$@/-] )
+    | (?P<operator>
+        \|\| | && | >= | <= | == | != | !~ | \+\+ | -- | >> | \|& | [-+*/%^]= | \*\* | [][(){};,?:~!<>=+*%^|$@/-] )
     """,
     re.VERBOSE | re.DOTALL | re.ASCII,
 )
 _EXPRESSION = re.compile(r"/(?:[^/\\\n\[]|\\.|\[\^?\]?[^]\n]*\])+/")
 _REFUSED = frozenset(["system", "getline", "ARGV", "ARGC", "PROCINFO", "ENVIRON_FILE"])
 _OPERANDS = frozenset(["number", "string", "name"])
-_WORDS_BEFORE_OPERAND = frozenset("print printf return in case exit delete else do".split())
+_WORDS_BEFORE_OPERAND = names("print printf return in case exit delete else do")
 
 
 def check_awk(program: str) -> str | None:
@@ -26,7 +29,7 @@ def check_awk(program: str) -> str | None:
     at, depth, printing = 0, 0, False
     before_kind, before = "", ""
     while at < len(program):
-        ended = before_kind in _OPERANDS and before not in _WORDS_BEFORE_OPERAND or before in (")", "]", "++", "--")
+        ended = (before_kind in _OPERANDS and before not in _WORDS_BEFORE_OPERAND) or before in (")", "]", "++", "--")
         if program[at] == "/" and before == ")" and '"' in program[at:]:
             return "the awk program holds a slash after a parenthesis, which may be a division or not"
         if program[at] == "/" and not ended:

@@ -12,73 +12,80 @@ import ast
 import sys
 from dataclasses import dataclass, field
 
+from sessiond.policy.names import names
+
 MAX_CHARACTERS = 16 * 1024
 
-_BUILTINS = frozenset(
+_BUILTINS = names(
     "print len range sum min max sorted reversed enumerate zip map filter list dict set tuple frozenset str int float "
     "bool bytes bytearray complex repr ascii ord chr hex oct bin abs round divmod pow any all iter next isinstance "
     "issubclass type hash id callable slice format open exit quit object property staticmethod classmethod super "
-    "memoryview dir Exception ValueError TypeError KeyError IndexError RuntimeError AssertionError StopIteration ZeroDivisionError "
+    "memoryview dir Exception ValueError TypeError KeyError IndexError RuntimeError AssertionError StopIteration "
+    "ZeroDivisionError "
     "ImportError ModuleNotFoundError OSError FileNotFoundError AttributeError NotImplementedError ArithmeticError "
-    "SystemExit KeyboardInterrupt BaseException True False None NotImplemented Ellipsis __name__ __file__ __doc__".split()
+    "SystemExit KeyboardInterrupt BaseException True False None NotImplemented Ellipsis __name__ __file__ __doc__"
 )
 
 _ALL = frozenset(["*"])
 _STDLIB: dict[str, frozenset[str]] = {
     "math": _ALL,
     "cmath": _ALL,
-    "time": frozenset("time sleep perf_counter monotonic strftime gmtime localtime time_ns ctime process_time".split()),
-    "json": frozenset("loads dumps load dump JSONDecodeError".split()),
-    "sys": frozenset(
+    "time": names("time sleep perf_counter monotonic strftime gmtime localtime time_ns ctime process_time"),
+    "json": names("loads dumps load dump JSONDecodeError"),
+    "sys": names(
         "version version_info argv path executable platform maxsize byteorder prefix base_prefix exit stdin stdout "
-        "stderr implementation getrecursionlimit getsizeof flags hexversion getdefaultencoding".split()
+        "stderr implementation getrecursionlimit getsizeof flags hexversion getdefaultencoding"
     ),
-    "re": frozenset("match search fullmatch findall finditer sub subn split compile escape I M S X".split()),
-    "random": frozenset("random randint choice choices shuffle seed sample uniform".split()),
-    "datetime": frozenset("datetime date time timedelta timezone UTC".split()),
-    "collections": frozenset("Counter defaultdict OrderedDict deque namedtuple ChainMap".split()),
+    "re": names("match search fullmatch findall finditer sub subn split compile escape I M S X"),
+    "random": names("random randint choice choices shuffle seed sample uniform"),
+    "datetime": names("datetime date time timedelta timezone UTC"),
+    "collections": names("Counter defaultdict OrderedDict deque namedtuple ChainMap"),
     "itertools": _ALL,
-    "operator": frozenset("add mul sub itemgetter".split()),
-    "functools": frozenset("reduce lru_cache cache".split()),
-    "string": frozenset("ascii_letters digits punctuation ascii_lowercase ascii_uppercase whitespace printable".split()),
-    "textwrap": frozenset("dedent indent fill wrap shorten".split()),
-    "statistics": frozenset("mean median mode stdev variance pstdev".split()),
-    "decimal": frozenset("Decimal getcontext".split()),
+    "operator": names("add mul sub itemgetter"),
+    "functools": names("reduce lru_cache cache"),
+    "string": names("ascii_letters digits punctuation ascii_lowercase ascii_uppercase whitespace printable"),
+    "textwrap": names("dedent indent fill wrap shorten"),
+    "statistics": names("mean median mode stdev variance pstdev"),
+    "decimal": names("Decimal getcontext"),
     "fractions": frozenset(["Fraction"]),
-    "hashlib": frozenset("md5 sha1 sha256 sha512 blake2b".split()),
-    "base64": frozenset("b64encode b64decode urlsafe_b64encode urlsafe_b64decode b32encode b16encode".split()),
-    "uuid": frozenset("uuid4 uuid5 UUID NAMESPACE_DNS NAMESPACE_URL".split()),
-    "platform": frozenset("python_version platform system machine python_implementation release".split()),
-    "ast": frozenset("parse dump literal_eval unparse".split()),
+    "hashlib": names("md5 sha1 sha256 sha512 blake2b"),
+    "base64": names("b64encode b64decode urlsafe_b64encode urlsafe_b64decode b32encode b16encode"),
+    "uuid": names("uuid4 uuid5 UUID NAMESPACE_DNS NAMESPACE_URL"),
+    "platform": names("python_version platform system machine python_implementation release"),
+    "ast": names("parse dump literal_eval unparse"),
     "tomllib": frozenset(["loads"]),
-    "struct": frozenset("pack unpack calcsize".split()),
-    "pprint": frozenset("pprint pformat".split()),
-    "typing": frozenset("Any Optional Union List Dict Set Tuple Callable Iterable Iterator Sequence Mapping".split()),
-    "dataclasses": frozenset("dataclass field asdict astuple".split()),
-    "enum": frozenset("Enum IntEnum auto".split()),
-    "calendar": frozenset("month monthrange isleap".split()),
-    "sysconfig": frozenset("get_paths get_path get_python_version".split()),
-    "site": frozenset("getsitepackages".split()),
-    "os": frozenset("getcwd cpu_count sep linesep name".split()),
+    "struct": names("pack unpack calcsize"),
+    "pprint": names("pprint pformat"),
+    "typing": names("Any Optional Union List Dict Set Tuple Callable Iterable Iterator Sequence Mapping"),
+    "dataclasses": names("dataclass field asdict astuple"),
+    "enum": names("Enum IntEnum auto"),
+    "calendar": names("month monthrange isleap"),
+    "sysconfig": names("get_paths get_path get_python_version"),
+    "site": names("getsitepackages"),
+    "os": names("getcwd cpu_count sep linesep name"),
     "__future__": _ALL,
 }
 """Module: what of it may be used. No name here is a module, or a function that runs code or opens a file."""
 
-REFUSED_MODULES = frozenset(
+REFUSED_MODULES = names(
     "pip setuptools pkg_resources easy_install wheel ensurepip requests httpx httpcore urllib3 aiohttp websockets "
     "websocket paramiko fabric invoke sh plumbum pexpect ptyprocess scapy twisted tornado gevent trio anyio boto3 "
     "botocore google azure openai anthropic pycurl curl_cffi wget gdown dill cloudpickle joblib psutil cffi pywin32 "
     "execnet xdist IPython ipykernel jupyter notebook playwright selenium docker kubernetes ansible distutils "
-    "conda mamba uv poetry pipx twine socks dns redis pymongo psycopg psycopg2 sqlalchemy numba nltk spacy uvicorn gunicorn hypercorn flask celery pyftpdlib mitmproxy streamlit gradio ray dask "
-    "huggingface_hub transformers datasets torch tensorflow _pytest pytest virtualenv cython Cython pyximport".split()
+    "conda mamba uv poetry pipx twine socks dns redis pymongo psycopg psycopg2 sqlalchemy numba nltk spacy "
+    "uvicorn gunicorn hypercorn flask celery pyftpdlib mitmproxy streamlit gradio ray dask "
+    "huggingface_hub transformers datasets torch tensorflow _pytest pytest virtualenv cython Cython pyximport"
 )
-_HARMLESS_NAMES = frozenset("copy time string token numbers bisect statistics code".split())
+_HARMLESS_NAMES = names("copy time string token numbers bisect statistics code")
 _MODULE_NAMES = sys.stdlib_module_names - _HARMLESS_NAMES
 """As an attribute of anything but a listed module, the way from one module into another."""
-_METHODS_REFUSED = frozenset(
+_METHODS_REFUSED = names(
     "system popen spawn exec eval run call check_call check_output Popen fork execv execve kill remove unlink rmdir "
-    "rmtree urlopen urlretrieve connect bind listen sendto load_module import_module exec_module modules f_globals "
-    "f_locals f_builtins f_back f_code tb_next ag_frame gi_code gi_frame cr_frame tb_frame func_globals mro format_map ctypeslib f2py distutils".split()
+    "rmtree urlopen urlretrieve connect bind listen sendto "
+    "load_module import_module exec_module modules f_globals "
+    "f_locals "
+    "f_builtins f_back f_code tb_next ag_frame gi_code"
+    " gi_frame cr_frame tb_frame func_globals mro format_map ctypeslib f2py distutils"
 )
 
 
@@ -186,7 +193,7 @@ class _Walker:
         self._module(module)
         allowed = _STDLIB.get(module)
         for name in names:
-            hidden = name.startswith("_") and not (name == "__version__") and module != "__future__"
+            hidden = name.startswith("_") and name != "__version__" and module != "__future__"
             listed = allowed is None or allowed is _ALL or name in allowed
             inner = (allowed is None or allowed is _ALL) and (name in _MODULE_NAMES or name in _METHODS_REFUSED)
             path = (module, name) == ("sys", "path")

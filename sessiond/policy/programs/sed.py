@@ -1,4 +1,4 @@
-"""The safe subset of sed: all that prints, edits and jumps; nothing that runs a program or names a file (e, r, R, w, W).
+"""The safe subset of sed: all that prints, edits and jumps; nothing that runs a program or names a file.
 
 Read as GNU sed reads it. Where versions differ in where a command ends, the text is cut at the earliest place, so that
 all that may be a command is looked at.
