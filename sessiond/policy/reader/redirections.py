@@ -19,6 +19,8 @@ _KINDS: dict[str, Literal["read", "write", "append", "readwrite", "text"]] = {
     "<<<": "text",
 }
 _COPY = re.compile(r"[0-9]+|-")
+_FILE = re.compile(r"[A-Za-z_./][A-Za-z0-9_./-]*")
+"""Bash expands the word after `>&` twice: `>&'$(id)'` runs id. So only what holds nothing to expand is read."""
 _DELIMITER = re.compile(r"""[A-Za-z_][A-Za-z0-9_]*|'[A-Za-z0-9_ .-]+'|"[A-Za-z0-9_ .-]+"|\\[A-Za-z_][A-Za-z0-9_]*""")
 
 
@@ -38,7 +40,7 @@ def kind_of(node: Tree, word: Word, *, bash: bool) -> Literal["read", "write", "
     if operator in (">&", "<&"):
         if word.text is not None and not word.quoted and _COPY.fullmatch(word.text):
             return None
-        if operator == ">&" and "N" not in node and bash and word.text is not None:
+        if operator == ">&" and "N" not in node and bash and _FILE.fullmatch(word.source):
             return "write"
         raise UnreadableError("syntax", f"{operator} {word.source[:20]}, which may be a descriptor or a file")
     if operator not in _KINDS:

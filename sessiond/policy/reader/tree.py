@@ -484,7 +484,8 @@ def _span(node: Tree) -> Span:
 def _only(node: Tree, *fields: str) -> None:
     """Raise UnreadableError if the node has a field that is not named and says more than a place or a comment."""
     for field, value in node.items():
-        if field not in fields and field not in ("Type", "Comments", "Last") and not _is_position(value):
+        comment = field == "Comments" or field.endswith("Last")
+        if field not in fields and field != "Type" and not comment and not _is_position(value):
             raise _strange(field)
 
 
