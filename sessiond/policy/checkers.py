@@ -35,6 +35,8 @@ class Inner:
 
 
 NOTHING = Inner()
+MODULE = "python -m "
+"""How rules name a module that an interpreter runs; as a word's prefix it tells such a program from a quoted name."""
 Checker = Callable[[Rule, Words, SimpleCommand, Scene], Inner]
 
 
@@ -51,7 +53,8 @@ def _python(rule: Rule, words: Words, command: SimpleCommand, scene: Scene) -> I
     rule.check_options(found, scene)
     module = found.value("-m")
     if module is not None:
-        return Inner(commands=((Word(f"python -m {module.source}", f"python -m {module.text}"), *found.operands),))
+        program = Word(f"{MODULE}{module.source}", f"{MODULE}{module.text}", MODULE)
+        return Inner(commands=((program, *found.operands),))
     code = next((given for given in found.options if given.name in ("-c", "-e", "-p", "--eval", "--print")), None)
     if code is not None:
         if code.clustered:
@@ -144,12 +147,15 @@ def _eval(_: Rule, words: Words, __: SimpleCommand, ___: Scene) -> Inner:
     return Inner(texts=((" ".join(text or "" for text in texts), None),), here=True) if texts else NOTHING
 
 
+_TRAPPED = re.compile(r"(?:SIG)?[A-Z]+\d*|\d{1,2}")
+
+
 def _trap(_: Rule, words: Words, __: SimpleCommand, ___: Scene) -> Inner:
     if not words or words[0].text is None:
         raise MisfitError("computed", "what trap would run is not known before it runs", "ask")
     if words[0].text in ("-", ""):
         return NOTHING
-    if words[0].text.startswith("-") or len(words) == 1:
+    if words[0].text.startswith("-") or not all(_TRAPPED.fullmatch(word.text or "") for word in words[1:]):
         raise MisfitError("option", "trap takes a text and signals", "otherwise")
     return Inner(texts=((words[0].text, None),), here=True)
 

@@ -231,21 +231,19 @@ class Policy:
             words = tuple(word.text or "" for word in reading.commands[0].words)
             if words and words[0] not in _BUILTINS:
                 return words
-        return (*SHELLS[self.shell], request.text or "")
+        text = request.text or ""
+        # A shell takes a text that begins with - or + for options, unless a blank comes first.
+        return (*SHELLS[self.shell], f" {text}" if text.startswith(("-", "+")) else text)
 
     def _anything(self, request: CommandRequest) -> tuple[str, ...]:
         """What to spawn for a request that may be anything."""
-        text = request.text or ""
         if request.argv is not None:
             return request.argv
         try:
-            reading = read_plain(text)
+            reading = read_plain(request.text or "")
         except UnreadableError:
             reading = None
-        if reading is not None:
-            return self._spawned(request, reading)
-        # A shell takes a text that begins with - or + for options, unless a blank comes first.
-        return (*SHELLS[self.shell], f" {text}" if text.startswith(("-", "+")) else text)
+        return self._spawned(request, reading or _NOTHING)
 
 
 def load_policy(

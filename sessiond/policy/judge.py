@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from sessiond.policy.checkers import CHECKERS, NOTHING, Inner, arguments_of, producer_of
+from sessiond.policy.checkers import CHECKERS, MODULE, NOTHING, Inner, arguments_of, producer_of
 from sessiond.policy.compiled import Rule, Ruleset
 from sessiond.policy.errors import MisfitError, shown
 from sessiond.policy.hints import ALTERNATIVES
@@ -128,7 +128,7 @@ class Judge:
             raise MisfitError(
                 "computed", f"which program {shown(command.words[0].source)} is, is not known before it runs"
             )
-        if " " in program and scene.depth == 0:
+        if program.startswith(MODULE) and command.words[0].prefix != MODULE:
             raise MisfitError("program", f"{shown(program)} is not an allowed program")
         if program in scene.functions:
             self._check_assignments(command, (), scene)
@@ -151,11 +151,11 @@ class Judge:
         if known is None:
             raise MisfitError("program", f"{shown(program)} is a path; {_path_advice(program)}")
         rules = self._rules.programs.get(known)
-        if rules is None and runs_own_module(known.removeprefix("python -m ")) and known.startswith("python -m "):
+        if rules is None and runs_own_module(known.removeprefix(MODULE)) and known.startswith(MODULE):
             rules = self._rules.programs.get("python -m *")
         if rules is None:
-            if known.startswith("python -m "):
-                raise MisfitError("module", f"the module {shown(known[10:])} is not listed", "ask")
+            if known.startswith(MODULE):
+                raise MisfitError("module", f"the module {shown(known[len(MODULE) :])} is not listed", "ask")
             raise MisfitError("program", f"{shown(program)} is not an allowed program", "deny")
         under = [rule for rule in rules if rule.subcommands]
         if not under:

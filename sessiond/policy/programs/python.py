@@ -81,11 +81,9 @@ _MODULE_NAMES = sys.stdlib_module_names - _HARMLESS_NAMES
 """As an attribute of anything but a listed module, the way from one module into another."""
 _METHODS_REFUSED = names(
     "system popen spawn exec eval run call check_call check_output Popen fork execv execve kill remove unlink rmdir "
-    "rmtree urlopen urlretrieve connect bind listen sendto "
-    "load_module import_module exec_module modules f_globals "
-    "f_locals "
-    "f_builtins f_back f_code tb_next ag_frame gi_code"
-    " gi_frame cr_frame tb_frame func_globals mro format_map ctypeslib f2py distutils"
+    "rmtree urlopen urlretrieve connect bind listen sendto load_module import_module exec_module modules f_globals "
+    "f_locals f_builtins f_back f_code tb_next ag_frame gi_code gi_frame cr_frame tb_frame func_globals mro "
+    "format_map ctypeslib f2py distutils"
 )
 
 
