@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from sessiond.core.paths import WORKSPACE
+from sessiond.policy.builtin import BUILTINS
 from sessiond.policy.compiled import Ruleset
 from sessiond.policy.environment import refused_environment
 from sessiond.policy.errors import PolicyError, shown
@@ -20,7 +21,6 @@ from sessiond.policy.hints import ALTERNATIVES
 from sessiond.policy.judge import Judge, Step, worst
 from sessiond.policy.listed import listed_source
 from sessiond.policy.load import Source, compile_source, load_source, set_names
-from sessiond.policy.names import names
 from sessiond.policy.paths import resolve
 from sessiond.policy.reader import read_full, read_plain
 from sessiond.policy.reading import Reading, SimpleCommand, UnreadableError, Word
@@ -36,11 +36,6 @@ _CACHED_DECISIONS = 1024
 _CACHED_CHARACTERS = 4096
 """Requests longer than this are decided anew each time, which bounds the cache's memory."""
 _MOST_PROBLEMS = 32
-_BUILTINS = names(
-    ". : bg break cd command continue eval exec exit export fg jobs kill read return set shift times trap type ulimit "
-    "umask wait builtin local readonly"
-)
-"""Builtins with no program behind them, or often none: a text that is only one of these still needs the shell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,7 +224,7 @@ class Policy:
             return request.argv
         if reading.single:
             words = tuple(word.text or "" for word in reading.commands[0].words)
-            if words and words[0] not in _BUILTINS:
+            if words and words[0] not in BUILTINS:
                 return words
         text = request.text or ""
         # A shell takes a text that begins with - or + for options, unless a blank comes first.

@@ -51,7 +51,13 @@ def test_a_broken_policy_is_told_in_one_line(tmp_path: Path) -> None:
 
 def test_test_names_each_mismatch_and_fails(tmp_path: Path) -> None:
     path = tmp_path / "cases.jsonl"
-    cases = [("ls", "allow"), ("curl x", "not-allowed"), ("git push", "not-allowed"), ("git push", "ask"), ("ls", "deny")]
+    cases = [
+        ("ls", "allow"),
+        ("curl x", "not-allowed"),
+        ("git push", "not-allowed"),
+        ("git push", "ask"),
+        ("ls", "deny"),
+    ]
     path.write_text("\n".join(json.dumps({"command": c, "expected": e}) for c, e in cases) + "\n\n")
     result = CliRunner().invoke(policy, ["test", str(path)], standalone_mode=False)
     assert result.return_value == 1

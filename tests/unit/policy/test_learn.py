@@ -14,13 +14,23 @@ def line(verdict: str = "deny", **fields: object) -> str:
 
 
 def test_only_whole_decisions_are_taken() -> None:
-    lines = [line(text="ls"), line(argv=["a", "b c"]), line(text="x", truncated=True), '{"event":"end"}', "rubbish", "3"]
+    lines = [
+        line(text="ls"),
+        line(argv=["a", "b c"]),
+        line(text="x", truncated=True),
+        '{"event":"end"}',
+        "rubbish",
+        "3",
+    ]
     assert [record.text for record in recorded(lines)] == ["ls", "a 'b c'"]
 
 
 def test_differences_name_each_command_once() -> None:
     records = list(recorded([line(text="ls"), line(text="ls"), line(argv=["pytest"]), line(text="curl x")]))
-    found = [(r.text, was.outcome, now.outcome) for r, was, now in differences(shipped("readonly"), shipped("strict"), records)]
+    found = [
+        (r.text, was.outcome, now.outcome)
+        for r, was, now in differences(shipped("readonly"), shipped("strict"), records)
+    ]
     assert found == [("ls", "allow", "deny"), ("pytest", "deny", "allow")]
 
 

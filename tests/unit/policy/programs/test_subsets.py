@@ -27,7 +27,19 @@ def test_sed_that_only_edits_is_safe(script: str) -> None:
     "script",
     [
         *("e", "1e id", "s/a/b/e", "s/a/b/ge", "s/a/b/w x", "w x", "W x", "r x", "R x", "/x/w y", "1,2e", "p;e id"),
-        *("{e id}", "/a/{p;e}", "s/a/b/;w x", "y/a/b/;e", ":a;e id", "ba;e id", "a\\\nx\ne id", "s/a/b", "s", "/x", "v x;e"),
+        *(
+            "{e id}",
+            "/a/{p;e}",
+            "s/a/b/;w x",
+            "y/a/b/;e",
+            ":a;e id",
+            "ba;e id",
+            "a\\\nx\ne id",
+            "s/a/b",
+            "s",
+            "/x",
+            "v x;e",
+        ),
         *("s/a/b/\ne id", "# x\ne id", "1!e id", "\\,x,e id", "$!{e", "s\na\nb\n"),
     ],
 )
@@ -50,8 +62,22 @@ def test_awk_that_only_computes_is_safe(program: str) -> None:
 @pytest.mark.parametrize(
     "program",
     [
-        *('BEGIN{system("x")}', '{print | "sh"}', '{print > "x"}', '{print >> "x"}', '"x" | getline', "getline", "@load"),
-        *('/"/ {print | "sh"} /"/', '{printf("x") > "y"}', '{print "a",\n"b" > "c"}', "{print |& x}", "BEGIN{ARGV[1]=1}"),
+        *(
+            'BEGIN{system("x")}',
+            '{print | "sh"}',
+            '{print > "x"}',
+            '{print >> "x"}',
+            '"x" | getline',
+            "getline",
+            "@load",
+        ),
+        *(
+            '/"/ {print | "sh"} /"/',
+            '{printf("x") > "y"}',
+            '{print "a",\n"b" > "c"}',
+            "{print |& x}",
+            "BEGIN{ARGV[1]=1}",
+        ),
         *('BEGIN{for(;;) print > "x"}', 'BEGIN{if(1)/"/; print | "sh" #"\n}', "@include x", '{print $1, ($2) > "f"}'),
     ],
 )
@@ -63,8 +89,17 @@ def test_awk_that_runs_or_writes_is_not(program: str) -> None:
     "code",
     [
         *("print(1)", "import sys; print(sys.version)", "import json; print(json.dumps({}))", "print(sum(range(3)))"),
-        *("import numpy; print(numpy.__version__)", "from app import main; main()", "x = [i for i in range(3)]; print(x)"),
-        *("import math\nprint(math.pi)", "import sys; print(sys.path)", "def f(x):\n return x\nprint(f(1))", "import app"),
+        *(
+            "import numpy; print(numpy.__version__)",
+            "from app import main; main()",
+            "x = [i for i in range(3)]; print(x)",
+        ),
+        *(
+            "import math\nprint(math.pi)",
+            "import sys; print(sys.path)",
+            "def f(x):\n return x\nprint(f(1))",
+            "import app",
+        ),
     ],
 )
 def test_python_that_only_computes_is_safe(code: str) -> None:
@@ -75,9 +110,20 @@ def test_python_that_only_computes_is_safe(code: str) -> None:
     "code",
     [
         *("import os; os.system('x')", "import subprocess", "exec('1')", "eval('1')", "__import__('os')", "open(x)"),
-        *("().__class__", "getattr(1, 'x')", "import sys; sys.modules", "f = open", "import sys; sys.path.append('/tmp')"),
+        *(
+            "().__class__",
+            "getattr(1, 'x')",
+            "import sys; sys.modules",
+            "f = open",
+            "import sys; sys.path.append('/tmp')",
+        ),
         *("from os import system", "from app import os", "import app.os", "import requests", "import socket", "1 +"),
-        *("import json; json.codecs", "import typing; typing.get_type_hints", "import sys; sys.stdout = 1", "breakpoint()"),
+        *(
+            "import json; json.codecs",
+            "import typing; typing.get_type_hints",
+            "import sys; sys.stdout = 1",
+            "breakpoint()",
+        ),
         *("match x:\n case str(__class__=c): pass", "import pip", "from x import *", "@f\ndef g(): pass", "globals()"),
         "x" * 20000,
     ],
