@@ -7,6 +7,7 @@ no option of the program does harm, or `--` came before.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -96,6 +97,7 @@ class OptionTable:
     def split(self, words: Sequence[Word]) -> Arguments:
         """Take `words`, the program's name not among them, apart. Raises MisfitError."""
         found = Arguments()
+        words = [_counted(word) for word in words]
         position = 0
         while position < len(words):
             word = words[position]
@@ -203,6 +205,15 @@ class OptionTable:
         if self.dashes and not prefix.startswith("--"):
             return position + 1
         raise MisfitError("computed", f"{shown(word.source)} is an option that is not wholly known", "otherwise")
+
+
+_COUNT = re.compile(r'(-[A-Za-z]|--[a-z-]+=)?"?\$\(nproc\)"?')
+
+
+def _counted(word: Word) -> Word:
+    """`-j$(nproc)` with some number for what `nproc` prints; no function may hide that program."""
+    match = _COUNT.fullmatch(word.source) if word.text is None else None
+    return word if match is None else _literal(f"{match[1] or ''}1")
 
 
 def may_begin_with_dash(word: Word) -> bool:
