@@ -135,7 +135,7 @@ class ExpansionReader(ABC):
         """A word inside `${...}`. Shells differ on quotes there."""
         if re.search(r"""["'\\]""", self._source(word)):
             raise UnreadableError("syntax", "quotes or backslashes inside ${...}")
-        self._word(word, place)
+        self._word(word, place.within("expansion"))
 
     def _subscript(self, node: Tree, place: Place) -> bool:
         """Read a subscript; whether it stands for all elements."""

@@ -138,6 +138,8 @@ class _Scanner:
             return False
         if self._words:
             evaluating.check(self._words)
+            if self._redirections and any(word.text == "exec" for word in self._words):
+                raise _NotPlainError
         self.commands.append(
             SimpleCommand(
                 tuple(self._words),

@@ -283,7 +283,7 @@ _COMPOUNDS = {
 
 def _moves_input(command: SimpleCommand) -> bool:
     """Whether it changes the standard input of all commands after it."""
-    return bool(command.words) and command.words[0].text == "exec" and bool(command.redirections or command.piped)
+    return any(word.text == "exec" for word in command.words) and bool(command.redirections or command.piped)
 
 
 def _assigned_by(words: tuple[Word, ...]) -> tuple[Assignment, ...]:
