@@ -58,7 +58,7 @@ class SimpleCommand:
     command's output, a file that a construct around it opens, a call of the function that it stands in."""
     place: tuple[str, ...] = ()
     """Constructs that it stands in, outermost first: "pipeline", "substitution", "process substitution", "function f",
-    "loop", "if", "case", "group", "subshell"."""
+    "expansion", "loop", "if", "case", "group", "subshell"."""
 
 
 @dataclass(frozen=True, slots=True)

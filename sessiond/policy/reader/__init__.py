@@ -1,9 +1,9 @@
 """Reads shell text: every simple command that it may run, as facts, or UnreadableError.
 
 Two readers that share no code have to agree. A text in the plain subset is decided in microseconds by a small grammar
-of our own and tree-sitter-bash (`read_plain`); for everything else a second parser is asked, which is a process and takes
-milliseconds (`read_full`), and tree-sitter has to find the same programs in the same places. docs/policy-reading.md tells
-what is read and what is refused.
+of our own and tree-sitter-bash (`read_plain`). For everything else a second parser is asked, which is a process and
+takes milliseconds (`read_full`), and tree-sitter has to find the same programs in the same places.
+docs/policy-reading.md tells what is read and what is refused.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from sessiond.policy.reader.words import names
 from sessiond.policy.reading import UnreadableError, Word
 
 DECLARING = frozenset(["declare", "export", "local", "readonly", "typeset"])
@@ -13,9 +14,9 @@ _NAMES = frozenset(["read", "unset", "mapfile", "readarray", "getopts", "wait"])
 _TESTS = frozenset(["test", "["])
 _RUNNERS = frozenset(["command", "builtin"])
 _CHECKED = DECLARING | _NAMES | _TESTS | _RUNNERS | {"printf", "let"}
-_PROCESS = frozenset(["$!", '"$!"', "${!}"])
+_PROCESS = frozenset(["$!", '"$!"'])
 """A process number."""
-_COMPARISONS = frozenset("= == != < > -eq -ne -lt -le -gt -ge -nt -ot -ef".split())
+_COMPARISONS = names("= == != < > -eq -ne -lt -le -gt -ge -nt -ot -ef")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _HARMLESS_OPTION = re.compile(r"-[xrgp]+")
 
@@ -26,7 +27,7 @@ def check(words: Sequence[Word]) -> None:
     if name not in _CHECKED:
         return
     if name in _NAMES:
-        if any(word.text is None and word.source not in _PROCESS or "[" in (word.text or "") for word in words[1:]):
+        if any((word.text is None and word.source not in _PROCESS) or "[" in (word.text or "") for word in words[1:]):
             raise UnreadableError("syntax", f"{name} may run what stands in a name that is computed or has a subscript")
     elif name == "printf":
         _check_printf(words)

@@ -7,6 +7,7 @@ import threading
 import tree_sitter_bash
 from tree_sitter import Language, Node, Parser
 
+from sessiond.policy.reader.words import names
 from sessiond.policy.reading import UnreadableError
 
 Span = tuple[int, int]
@@ -14,13 +15,13 @@ Span = tuple[int, int]
 
 _LANGUAGE = Language(tree_sitter_bash.language())
 
-_WORDS = frozenset("word number raw_string string concatenation simple_expansion expansion variable_assignment".split())
-_TRANSPARENT = frozenset("program list pipeline redirected_statement command file_redirect".split())
-_SILENT = frozenset("&& || | ; & \n comment < > >> >| >& <& >&- <&- file_descriptor".split(" "))
+_WORDS = names("word number raw_string string concatenation simple_expansion expansion variable_assignment")
+_TRANSPARENT = names("program list pipeline redirected_statement command file_redirect")
+_SILENT = names("&& || | ; & comment < > >> >| >& <& >&- <&- file_descriptor") | {"\n"}
 
-_BASH_ONLY = frozenset(
+_BASH_ONLY = names(
     "ansi_c_string translated_string array process_substitution herestring_redirect [[ (( $[ ]] |& &> &>> &>| "
-    "function select += ;& ;;& extglob_pattern".split()
+    "function select += ;& ;;& extglob_pattern"
 )
 """Nodes that another shell than bash reads in another way, or not at all."""
 

@@ -10,7 +10,7 @@ import re
 
 from sessiond.policy.reader import evaluating, grammar
 from sessiond.policy.reader.lexical import MAX_COMMANDS, MAX_WORDS
-from sessiond.policy.reader.words import WordBuilder
+from sessiond.policy.reader.words import WordBuilder, names
 from sessiond.policy.reading import Assignment, Reading, Redirection, SimpleCommand, UnreadableError, Word
 
 _VARIABLE = r"\$(?:[A-Za-z_][A-Za-z0-9_]*|\{[A-Za-z_][A-Za-z0-9_]*\}|[0-9?\#$!@*])"
@@ -44,7 +44,7 @@ _ASSIGNMENT = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=")
 
 _SYNTAX = "! { } [ [[ ]] if then else elif fi for while until do done case esac in select function time coproc let"
 _DECLARING = "declare export local readonly typeset unset"
-_RESERVED = frozenset(f"{_SYNTAX} {_DECLARING}".split())
+_RESERVED = names(f"{_SYNTAX} {_DECLARING}")
 """Words after which, where a command begins, the plain grammar does not hold."""
 _KINDS = {">": "write", ">|": "write", ">>": "append", "<": "read"}
 
@@ -138,6 +138,8 @@ class _Scanner:
             return False
         if self._words:
             evaluating.check(self._words)
+            if self._redirections and any(word.text == "exec" for word in self._words):
+                raise _NotPlainError
         self.commands.append(
             SimpleCommand(
                 tuple(self._words),
@@ -196,7 +198,7 @@ def _resolve(written: str) -> Word:
         elif double is not None:
             _resolve_double(builder, double)
         else:
-            builder.unknown(splits=variable[1] not in "?#$")
+            builder.unknown(splits=variable[1] not in "?#$!")
     return builder.done()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Literal
 
-from sessiond.policy.reader.second import Tree
+from sessiond.policy.reader.nodes import Tree
 from sessiond.policy.reading import UnreadableError, Word
 
 _KINDS: dict[str, Literal["read", "write", "append", "readwrite", "text"]] = {

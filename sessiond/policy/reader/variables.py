@@ -9,17 +9,20 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from sessiond.policy.reader.second import Tree
+from sessiond.policy.reader.nodes import Tree
+from sessiond.policy.reader.words import names
 
 NUMBER = re.compile(r"[0-9]{1,18}|0[xX][0-9A-Fa-f]{1,15}")
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+NUMBERS = names("? # $ !")
+"""Parameters that hold a number, or nothing."""
 _ORDINARY = re.compile(r"[a-z][a-z0-9_]*")
 """Names that no shell sets by itself."""
 
-ASSIGNING = frozenset("= += -= *= /= %= &= |= ^= <<= >>=".split())
-_SETTING = frozenset(
+ASSIGNING = names("++ -- = += -= *= /= %= &= |= ^= <<= >>=")
+_SETTING = names(
     "read mapfile readarray getopts eval source . trap unset wait declare typeset local export readonly let command "
-    "builtin exec enable alias set shopt".split()
+    "builtin exec enable alias set shopt"
 )
 """Builtins after which nothing is known of any variable."""
 
@@ -70,9 +73,9 @@ class Variables:
             self._look_at_command(node)
         elif kind == "ForClause":
             self._look_at_loop(node)
-        elif kind == "BinaryArithm" and node["Op"] in ASSIGNING:
-            self._set(_literal(node["X"]), number=True)
-        elif kind == "UnaryArithm" and node["Op"] in ("++", "--"):
+        elif (kind == "BinaryArithm" and node["Op"] in ASSIGNING) or (
+            kind == "UnaryArithm" and node["Op"] in ("++", "--")
+        ):
             self._set(_literal(node["X"]), number=True)
         elif kind == "ParamExp" and node.get("Exp", {}).get("Op") in ("=", ":="):
             self._set(node["Param"]["Value"], number=False)
@@ -104,7 +107,8 @@ class Variables:
 
     def _look_at_top(self, statement: Tree) -> None:
         command = statement.get("Cmd", {})
-        if command.get("Type") == "CallExpr" and "Args" not in command and not statement.get("Background"):
+        alone = not any(key in statement for key in ("Background", "Redirs"))
+        if command.get("Type") == "CallExpr" and "Args" not in command and alone:
             for assign in command.get("Assigns", ()):
                 place = (statement["End"]["Offset"], self._end + 1)
                 self._numbers_in.setdefault(assign["Name"]["Value"], []).append(place)
@@ -115,13 +119,14 @@ class Variables:
 
 
 def is_number(word: Tree | None) -> bool:
-    """Whether the word is a number as it stands, or an arithmetic expansion and nothing else."""
+    """Whether the word is a number as it stands, an arithmetic expansion, or `$?` and the like, and nothing else."""
     parts = (word or {}).get("Parts", ())
     if len(parts) != 1:
         return False
-    return parts[0]["Type"] == "ArithmExp" or (
-        parts[0]["Type"] == "Lit" and NUMBER.fullmatch(parts[0]["Value"]) is not None
-    )
+    part = parts[0]
+    if part["Type"] == "Lit":
+        return NUMBER.fullmatch(part["Value"]) is not None
+    return part["Type"] == "ArithmExp" or (part.get("Short", False) and part["Param"]["Value"] in NUMBERS)
 
 
 def _literal(word: Tree) -> str | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from os.path import commonprefix
 
 from sessiond.policy.reading import UnreadableError, Word
 
@@ -26,6 +25,11 @@ _ANSI_LETTERS = {
     '"': '"',
     "?": "?",
 }
+
+
+def names(text: str) -> frozenset[str]:
+    """A table of names, written as one text with blanks between them."""
+    return frozenset(text.split())
 
 
 class WordBuilder:
@@ -105,9 +109,9 @@ class WordBuilder:
     def one_of(self, values: tuple[str, ...]) -> None:
         """Add what is unknown, but surely begins with one of `values`, and does not split."""
         if self._known:
-            if not any(self._texts):
+            if not any(self._texts) and all(values):
                 self._alternatives = values
-            self._add(commonprefix(values))
+            self._add(_common_beginning(values))
         self._known = False
         self._pattern = True
 
@@ -137,3 +141,10 @@ def _resolve_ansi(match: re.Match[str]) -> str:
     if not 0 < code < 128:
         raise UnreadableError("syntax", f"the byte {code} written as an escape in $'..'")
     return chr(code)
+
+
+def _common_beginning(values: tuple[str, ...]) -> str:
+    """What all of them begin with."""
+    low, high = min(values), max(values)
+    length = next((index for index, pair in enumerate(zip(low, high, strict=False)) if pair[0] != pair[1]), len(low))
+    return low[:length]

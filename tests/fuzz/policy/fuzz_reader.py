@@ -21,7 +21,9 @@ from tests.fuzz.policy.texts import FORBIDDEN, Texts
 
 BATCH = 50
 
-RUNNERS = frozenset("eval source . command builtin exec trap alias hash enable mapfile readarray set shopt".split())
+RUNNERS = frozenset(
+    "eval source . command builtin exec trap alias hash enable mapfile readarray set shopt".split()  # noqa: SIM905
+)
 """Builtins whose words are code or change what runs. The reader lists them with their words: rules judge those."""
 
 
@@ -52,8 +54,7 @@ def check(texts: list[str], oracle: Oracle, dialect: str, figures: Counter[str])
     for text in texts:
         try:
             readings.append(read(text, dialect))  # type: ignore[arg-type]
-        except UnreadableError as error:
-            figures["WHY " + error.reason[-50:]] += 1
+        except UnreadableError:
             readings.append(None)
     bad = []
     for text, reading, ran in zip(texts, readings, oracle.run(texts), strict=True):

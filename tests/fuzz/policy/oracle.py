@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from tests.fuzz.policy.texts import PROGRAMS
@@ -36,7 +37,7 @@ class Oracle:
         for name in PROGRAMS:
             program = self._bin / name
             record = shlex.quote(str(self._record))
-            program.write_text(f"#!/bin/sh\nprintf '%s\\0' {name} \"$@\" $'' '\x02' >> {record}\n".replace("$'' ", ""))
+            program.write_text(f"#!/bin/sh\nprintf '%s\\0' {name} \"$@\" '\x02' >> {record}\n")
             program.chmod(0o755)
 
     def run(self, texts: Sequence[str]) -> list[list[Ran]]:
@@ -90,8 +91,6 @@ class Oracle:
 
 def _end_session(process: subprocess.Popen[bytes]) -> None:
     """End whatever the texts have left running."""
-    try:
+    with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     process.wait()
