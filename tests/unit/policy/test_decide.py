@@ -49,6 +49,7 @@ def test_any_other_allowed_text_goes_to_the_shell_unchanged(command: str) -> Non
         (text("ls\r"), "lexical", ""),
         (text("if"), "syntax", ""),
         (text(""), "syntax", ""),
+        (text("# [[ x ]]"), "syntax", "no command"),
         (text("LD_PRELOAD=x ls"), "environment", "LD_PRELOAD"),
         (text("ls", {"LD_PRELOAD": "/x", "A": ""}), "environment", "LD_PRELOAD"),
         (text("ls() { :; }; ls"), "function", "hide"),
