@@ -194,10 +194,6 @@ class Policy:
         )
         judge = Judge(self._rules, self.shell)
         steps = judge.reading(reading, scene)
-        if not steps and (request.text or "").lstrip().startswith("[["):
-            return Verdict(
-                "allow", "condition", "the shell evaluates it, nothing runs", self._spawned(request, reading)
-            )
         if not steps:
             return Verdict("deny", "syntax", "there is no command in the text", ())
         decisive = worst([step.worst() for step in steps])
