@@ -24,6 +24,7 @@ COMMANDS = {
     "close": ("sessiond.cli.sessions:close", "Close sessions."),
     "audit": ("sessiond.cli.audit:audit", "Verify, follow, search and export the audit log."),
     "doctor": ("sessiond.cli.doctor:doctor", "Check that this machine can keep what sessiond promises."),
+    "policy": ("sessiond.cli.policy:policy", "See what a policy decides, and why."),
     "image": ("sessiond.cli.image:image", "Build and look at sandbox images."),
     "bench": ("sessiond.cli.bench:bench", "Measure what commands, openings and output cost here."),
     "demo": ("sessiond.cli.demo:demo", "Show what sessiond does, on this machine."),

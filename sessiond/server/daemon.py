@@ -143,7 +143,9 @@ class Daemon:
         rules = SessionRules(
             profile=name,
             engine=engine.name,
-            policy=Policy.from_settings(name, profile.policy, "sh" if profile.shell == "sh" else "bash"),
+            policy=Policy.from_settings(
+                name, profile.policy, "sh" if profile.shell == "sh" else "bash", self._settings.policies
+            ),
             limits=limits,
             commands=profile.commands,
             command_bytes=profile.output.command_bytes,
