@@ -61,7 +61,7 @@ class Ending:
     exit_code: int | None
     """None when it never ran or a signal ended it."""
     signal: int | None
-    cause: Literal["exit", "signal", "timeout", "oom", "killed", "failed", "lost"]
+    cause: Literal["exit", "signal", "timeout", "oom", "killed", "quota", "failed", "lost"]
     """The wire's causes, and `failed` (never started) and `lost`."""
     seconds: float
     output_bytes: int

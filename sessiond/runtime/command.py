@@ -138,6 +138,7 @@ class Command:
         self._stdin_gone = False
         """Whether its reading end is gone."""
         self._stdin_closed: int | None = None
+        self._killed_for: Literal["quota"] | None = None
         self._signals: dict[tuple[int, int], None] = {}
         """Signals and their scopes for when the guest can be reached: early ones, and the one that kills."""
         if request.input:
@@ -264,6 +265,11 @@ class Command:
         if self._channel is None or (number, scope) == KILL_TREE:
             self._signals[number, scope] = None
         self._send(wire.Signal(self.handle, number, scope))
+
+    def kill(self, cause: Literal["quota"]) -> None:
+        """End it and all that it started, and say why."""
+        self._killed_for = cause
+        self.signal(signal.SIGKILL, tree=True)
 
     def resize(self, rows: int, columns: int) -> None:
         """New size of its terminal."""
@@ -439,7 +445,7 @@ class Command:
         if self.state == "starting":
             raise GuestFault(f"command {self.handle} ended before it started")
         self._open_streams &= ~(frame.stdout_eof | frame.stderr_eof << 1)
-        self._end(End("exited", time.time(), exit=exit_record(frame)))
+        self._end(End("exited", time.time(), exit=exit_record(frame, self._killed_for)))
 
     def on_stdin_ack(self, frame: wire.StdinAck) -> None:
         """Standard input moved on, or its reading end is gone."""

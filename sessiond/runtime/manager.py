@@ -304,8 +304,18 @@ class SessionManager:
         self._sessions.pop(session.id, None)
         self.remember(session.row)
         self._lifetimes.forget(session)
+        pool = self.profiles[session.rules.profile].pool
         if session.sandbox is not None:
-            self.profiles[session.rules.profile].pool.release(session.sandbox)
+            pool.release(session.sandbox)
+        elif session.row.workspace:
+            pool.erase_volume(session.row.workspace)
+
+    def volume_exceeded(self, name: str, used: int) -> None:
+        """A volume without a hard limit holds more than it may."""
+        for session in self.sessions:
+            if session.row.workspace == name:
+                log.warning("workspace over its size", session=session.id, used=used)
+                session.stop_writers()
 
     def forget_old(self) -> None:
         """Erase what was kept of sessions that ended long ago."""

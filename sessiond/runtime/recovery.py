@@ -57,7 +57,7 @@ async def recover(
         async with turns:
             cause = await _adopt(sandbox, there)
         if cause is not None:
-            found[there.id] = there
+            await erase([there])  # before another sandbox has its volume
         manager.restore(row, sandbox if cause is None else None, cause or "")
 
     await asyncio.gather(*(adopt(row) for row in living))
@@ -71,7 +71,7 @@ async def erase(orphans: Iterable[Found]) -> None:
     can be sure any more that nobody used it."""
     orphans = list(orphans)
     if orphans:
-        log.warning("erasing sandboxes of an earlier run", sandboxes=len(orphans))
+        log.warning("erasing sandboxes", sandboxes=[orphan.id for orphan in orphans])
     for orphan in orphans:
         try:
             await orphan.engine.remove(orphan.id)

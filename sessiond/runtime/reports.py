@@ -44,17 +44,20 @@ def spawn_failure(start: wire.Start | None, frame: wire.Failed) -> Failure:
             return Failure(code="unsupported", message=f"the guest cannot do this: {why}")
 
 
-def exit_record(frame: wire.Exited) -> Exit:
-    """The guest's exit frame as the wire shows it. Raises GuestFault when it cannot be true."""
+def exit_record(frame: wire.Exited, killed_for: Literal["quota"] | None = None) -> Exit:
+    """The guest's exit frame as the wire shows it; `killed_for` is why the daemon killed it, if it did.
+
+    Raises GuestFault when it cannot be true.
+    """
     if frame.signal > 64 or frame.code > 255:
         raise GuestFault(f"exit of command {frame.command} with code {frame.code}, signal {frame.signal}")
-    cause: Literal["exit", "signal", "timeout", "oom", "killed"] = "signal" if frame.signal else "exit"
+    cause: Literal["exit", "signal", "timeout", "oom", "killed", "quota"] = "signal" if frame.signal else "exit"
     if frame.timed_out:
         cause = "timeout"
     elif frame.oom:
         cause = "oom"
     elif frame.killed and frame.signal:
-        cause = "killed"
+        cause = killed_for or "killed"
     return Exit(
         code=None if frame.signal else frame.code,
         signal=frame.signal or None,
