@@ -42,7 +42,7 @@ def ps(
 
     async def list_sessions(client: Client) -> list[SessionInfo]:
         found = await client.sessions(labels=dict(labels))
-        return [info for info in found if everything or info.state in ("opening", "open")]
+        return [info for info in found if everything or info.state not in ("closing", "closed")]
 
     async def list_commands(client: Client) -> list[CommandInfo]:
         found = await (await client.session(session or "")).commands()
