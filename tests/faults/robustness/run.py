@@ -39,7 +39,7 @@ from tests.faults.robustness.history import Erred, Fault, History
 from tests.faults.robustness.traffic import Terms, Traffic
 from tests.proxy import CuttingProxy
 
-ROUND_SECONDS = 25.0
+ROUND_SECONDS = 8.0
 """Of faults; what is under way then is finished."""
 SETTLE_SECONDS = 180.0
 """In which everything must have ended when nothing is done to it any more."""
