@@ -151,6 +151,17 @@ class PoolSettings(_Section):
         return self
 
 
+class OutputSettings(_Section):
+    """How much output of commands is kept, on disk beyond a few KiB."""
+
+    command_bytes: Annotated[Size, Field(ge=1024**2)] = 64 * 1024**2
+    """Of one command. Beyond it what every reader has consumed is forgotten; if that is not enough, see `at_cap`."""
+    session_bytes: Annotated[Size, Field(ge=1024**2)] = 1024**3
+    """Of one session. Beyond it the outputs of commands that have ended are forgotten, the oldest first."""
+    at_cap: Literal["block", "ring"] = "block"
+    """block makes the command wait for its readers; ring forgets the oldest output and tells readers the gap."""
+
+
 class PolicySettings(_Section):
     """Which commands a profile's sessions may run; docs/policy.md tells what that stops."""
 
@@ -187,8 +198,7 @@ class Profile(_Section):
     limits: LimitsSettings = LimitsSettings()
     commands: Annotated[Count, Field(le=256)] = 64
     """Commands that may run at once in a session."""
-    output_bytes: Annotated[Size, Field(ge=64 * 1024)] = 4 * 1024**2
-    """Output kept in memory for each command."""
+    output: OutputSettings = OutputSettings()
     pool: PoolSettings = PoolSettings()
     policy: PolicySettings = PolicySettings()
     env: dict[
@@ -204,6 +214,10 @@ class Profile(_Section):
     """Time without a command after which a session whose client does not say is closed."""
     max_ttl: Timeout | None = None
     """Longest life that a client may ask for."""
+    idle_pause: Timeout | None = None
+    """Time without a command after which a session's processes are made to stand still, until it is used again."""
+    on_loss: Literal["replace", "close"] = "replace"
+    """What becomes of a session whose sandbox died: replace gives it another one, in its next generation."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -251,8 +265,15 @@ class DaemonSettings(_Section):
     """Time a new connection has until its `hello`."""
     ping_interval: Timeout = 20.0
     ping_timeout: Timeout = 20.0
+    on_stop: Literal["keep", "close"] = "keep"
+    """What becomes of sessions when the daemon is told to stop: keep leaves them, and all that runs in them, to the
+    next start; close ends them."""
     drain: Duration = 10.0
-    """Time that running commands get when the daemon is told to stop."""
+    """Time that running commands get before their sessions are closed."""
+    durability: Literal["process", "power"] = "process"
+    """What records survive: process is the daemon's death; power is the machine's, too, for a disk write a command."""
+    retention: Duration = 3600.0
+    """Time for which an ended session's commands and output can still be looked up."""
     max_sessions: Annotated[Count, Field(le=65536)] = 256
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "json", "console"] = "auto"

@@ -11,8 +11,8 @@ from typing import Literal, TypeVar
 
 from sessiond_protocol.errors import LocalProtocolError
 
-SessionState = Literal["opening", "open", "closing", "closed", "lost"]
-SessionEventName = Literal["opened", "failed", "close", "closed", "lost", "replaced"]
+SessionState = Literal["opening", "open", "paused", "closing", "closed", "lost"]
+SessionEventName = Literal["opened", "failed", "pause", "resume", "close", "closed", "lost", "replaced"]
 CommandState = Literal["starting", "running", "exited", "failed", "denied", "lost"]
 CommandEventName = Literal["started", "exited", "failed", "denied", "lost"]
 
@@ -21,13 +21,15 @@ _Event = TypeVar("_Event", bound=str)
 
 SESSION_TRANSITIONS: Mapping[SessionState, Mapping[SessionEventName, SessionState]] = {
     "opening": {"opened": "open", "failed": "closed", "close": "closing"},
-    "open": {"close": "closing", "lost": "lost"},
+    "open": {"pause": "paused", "close": "closing", "lost": "lost"},
+    "paused": {"resume": "open", "close": "closing", "lost": "lost"},
     "lost": {"replaced": "open", "close": "closing"},
     # A sandbox that dies while its session is being closed changes nothing.
     "closing": {"closed": "closed", "lost": "closing"},
     "closed": {},
 }
-"""`lost`: its sandbox is gone. `replaced`: it has a new one, with the same workspace and generation + 1."""
+"""`paused`: its processes stand still until it is used. `lost`: its sandbox is gone. `replaced`: it has a new one, with
+the same workspace and generation + 1."""
 
 COMMAND_TRANSITIONS: Mapping[CommandState, Mapping[CommandEventName, CommandState]] = {
     "starting": {"started": "running", "failed": "failed", "denied": "denied", "lost": "lost"},

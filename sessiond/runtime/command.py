@@ -29,11 +29,11 @@ from sessiond_protocol.messages import (
 from sessiond_protocol.states import CommandEventName, next_command_state
 
 from sessiond.core.errors import RequestError
-from sessiond.core.spool import Spool
 from sessiond.policy.audit import Ending
 from sessiond.runtime.admission import Slot
 from sessiond.runtime.follower import Follower, Sink
 from sessiond.runtime.reports import GuestFault, ending, exit_record, spawn_failure
+from sessiond.store.spool import Spool
 
 ACK_BYTES = 256 * 1024
 """Output is acknowledged by this much: a quarter of the guest's ring, so that it never waits for an honest daemon."""
@@ -48,6 +48,31 @@ class Channel(Protocol):
         """Queue a frame; dropped when the guest is away, because the resynchronisation repeats what is owed."""
 
 
+class Keeper(Protocol):
+    """What a command's session does for it."""
+
+    def record_end(self, command: Command) -> None:
+        """Put its end on record, then call `tell_end`."""
+
+    def ended(self, command: Command) -> None:
+        """Its end has been told."""
+
+    def fell_silent(self, command: Command) -> None:
+        """It ended before, and what it left behind has now closed its streams, too."""
+
+    def stalled(self, command: Command) -> None:
+        """The disk does not take its output: call `retry` in a while."""
+
+
+class End(NamedTuple):
+    """How a command ended."""
+
+    event: Literal["exited", "failed", "denied", "lost"]
+    at: float
+    exit: Exit | None = None
+    failure: Failure | None = None
+
+
 class Starter(NamedTuple):
     """A `command.start` without an answer yet."""
 
@@ -60,24 +85,26 @@ class Command:
     """A command on record in a session."""
 
     def __init__(
-        self,
-        *,
-        session_id: str,
-        command_id: str,
-        request: CommandStart,
-        spool: Spool,
-        ended: Callable[[Command], None],
+        self, *, session_id: str, number: int, request: CommandStart, body: bytes, spool: Spool, keeper: Keeper
     ) -> None:
         self.session_id = session_id
-        self.id = command_id
+        self.id = request.command
+        self.number = number
+        """Counts the commands of the session, from 1."""
         self.request = request
+        self.body = body
+        """The request as it came."""
         self.spool = spool
         self.state: CommandState = "starting"
         self.pid = 0
+        self.end: End | None = None
+        """How it ended, from when that is known; `exit`, `failure` and `state` say it from when it is on record."""
         self.exit: Exit | None = None
         self.failure: Failure | None = None
         self.started: float | None = None
         self.ended: float | None = None
+        self.settled = False
+        """Whether all of it is on record, and the guest may forget it."""
         self.followers: dict[Sink, Follower] = {}
         self.starters: list[Starter] = []
         self.waiters: list[Callable[[Command], None]] = []
@@ -85,15 +112,18 @@ class Command:
         self.substitute: Callable[[Command], None] | None = None
         """Launches it with another shell, should the first one be missing."""
         self.slot: Slot | None = None
-        self._ended = ended
+        self.handle = 0
+        """What the guest calls it; 0 before it is sent."""
+        self._keeper = keeper
         self._channel: Channel | None = None
-        self._handle = 0
         self._start: wire.Start | None = None
         self._acked = 0
         self._open_streams = 1 if request.merge_stderr else 3
         self._stdin: deque[tuple[int, bytes]] = deque()
         self._stdin_sent = 0
         self._stdin_acked = 0
+        self._stdin_unknown = False
+        """Whether only the guest knows where standard input stands: an earlier life of the daemon sent it."""
         self._stdin_gone = False
         """Whether its reading end is gone."""
         self._stdin_closed: int | None = None
@@ -103,6 +133,35 @@ class Command:
             self.write(0, request.input)
         if not request.stdin:
             self._stdin_closed = len(request.input)
+
+    @classmethod
+    def recalled(
+        cls,
+        *,
+        session_id: str,
+        number: int,
+        request: CommandStart,
+        body: bytes,
+        spool: Spool,
+        keeper: Keeper,
+        end: End | None,
+        started: float | None,
+        settled: bool,
+    ) -> Command:
+        """A command of an earlier life of the daemon, or one whose record had left memory."""
+        command = cls(session_id=session_id, number=number, request=request, body=body, spool=spool, keeper=keeper)
+        command.started = started
+        command._acked = spool.stored
+        if end is None:
+            command._stdin_unknown = request.stdin
+        else:
+            command.end, command.state = end, end.event
+            command.exit, command.failure, command.ended = end.exit, end.failure, end.at
+            command._stdin.clear()
+        if settled:
+            command.settled = True
+            command._open_streams = 0
+        return command
 
     # --- what the daemon asks ---------------------------------------------------------------------------------------
 
@@ -128,16 +187,23 @@ class Command:
 
         Again with another handle after `failed` said that the shell is missing.
         """
-        self._channel, self._handle, self._start = channel, start.command, start
+        self._channel, self.handle, self._start = channel, start.command, start
         self._stdin_acked = 0
         if not sent:
             channel.send(start)
         self._repeat()
 
+    def expect(self, channel: Channel, handle: int, start: wire.Start | None) -> None:
+        """The guest may know it from an earlier life of the daemon; if not, it can be sent as `start`, if anything."""
+        self._channel, self.handle, self._start = channel, handle, start
+
     def write(self, offset: int, data: bytes) -> None:
         """Pass standard input on. What was passed on before is ignored; a hole or too much is refused."""
         if not self._has_stdin:
             raise RequestError("invalid", f"command {self.id} was started without standard input")
+        if self._stdin_unknown and offset > self._stdin_sent:
+            self._stdin.clear()
+            self._stdin_sent = self._stdin_acked = offset
         if offset > self._stdin_sent:
             raise RequestError("invalid", f"standard input of {self.id} goes on at {self._stdin_sent}, not {offset}")
         data = data[self._stdin_sent - offset :]
@@ -148,7 +214,7 @@ class Command:
         if self._stdin_sent + len(data) > self._stdin_acked + wire.STDIN_WINDOW:
             raise RequestError("limit", f"more than the window of standard input of {self.id}", "wait for stdin.ack")
         self._stdin.append((self._stdin_sent, data))
-        self._send(wire.Stdin(self._handle, self._stdin_sent, data))
+        self._send(wire.Stdin(self.handle, self._stdin_sent, data))
         self._stdin_sent += len(data)
 
     def tell_stdin(self, sent: int) -> None:
@@ -162,10 +228,13 @@ class Command:
         """End standard input at `offset`, which must be what was written."""
         if self._stdin_closed is not None or not self.running:
             return
+        if self._stdin_unknown and offset > self._stdin_sent:
+            self._stdin.clear()
+            self._stdin_sent = self._stdin_acked = offset
         if offset != self._stdin_sent:
             raise RequestError("invalid", f"standard input of {self.id} is at {self._stdin_sent}, not {offset}")
         self._stdin_closed = offset
-        self._send(wire.StdinClose(self._handle, offset))
+        self._send(wire.StdinClose(self.handle, offset))
 
     def signal(self, number: int, *, tree: bool) -> None:
         """Signal the process group or the whole tree; nothing when it has ended, for the signal may cross the end."""
@@ -174,16 +243,16 @@ class Command:
         scope = wire.SCOPE_TREE if tree else wire.SCOPE_GROUP
         if self._channel is None or (number, scope) == KILL_TREE:
             self._signals[number, scope] = None
-        self._send(wire.Signal(self._handle, number, scope))
+        self._send(wire.Signal(self.handle, number, scope))
 
     def resize(self, rows: int, columns: int) -> None:
         """New size of its terminal."""
         if self.running:
-            self._send(wire.Resize(self._handle, rows, columns))
+            self._send(wire.Resize(self.handle, rows, columns))
 
     def follow(self, sink: Sink, offset: int, window: int) -> Follower:
         """Send the sink the output from `offset` on, instead of what it followed before."""
-        follower = Follower(self, sink, min(offset, self.spool.end), window)
+        follower = Follower(self, sink, offset, window)
         self.followers[sink] = follower
         return follower
 
@@ -229,36 +298,53 @@ class Command:
         """Forget what every follower has consumed if space is short, and let the guest forget what is kept here."""
         spool = self.spool
         if spool.full:
-            spool.trim(min((follower.acked for follower in self.followers.values()), default=0))
-            if spool.full:
+            spool.make_room(min((follower.acked for follower in self.followers.values()), default=0))
+            if spool.full and self.running:
                 return
-        unacknowledged = spool.end - self._acked
+        unacknowledged = spool.stored - self._acked
         if unacknowledged >= ACK_BYTES or (unacknowledged and not self.running):
-            self._acked = spool.end
-            self._send(wire.OutputAck(self._handle, self._acked), soon=self.running)
+            self._acked = spool.stored
+            self._send(wire.OutputAck(self.handle, self._acked), soon=self.running)
 
     def settle(self) -> None:
         """Its end is on record: the guest may forget it."""
         self.acknowledge()
-        if self.exit is not None:
-            self._send(wire.Forget(self._handle), soon=False)
+        if self.end is not None and self.end.event in ("exited", "failed"):
+            self._send(wire.Forget(self.handle), soon=False)
+
+    def retry(self) -> None:
+        """Try again to put its output into files."""
+        self.spool.store()
+        if self.spool.error is not None:
+            self._keeper.stalled(self)
+        else:
+            self.acknowledge()
 
     def lose(self, failure: Failure) -> None:
         """It will never be heard of again: its sandbox is gone, or its guest does not know it."""
-        if not self.running:
-            return
-        self._move("lost")
-        self.failure = failure
-        self._finish()
         self._open_streams = 0
-        self._pump()
+        if self.end is None:
+            self._end(End("lost", time.time(), failure=failure))
+        else:
+            self._pump()
 
     def deny(self, failure: Failure) -> None:
         """The policy does not let it run."""
-        self._move("denied")
-        self.failure = failure
         self._open_streams = 0
-        self._finish()
+        self._end(End("denied", time.time(), failure=failure))
+
+    def tell_end(self) -> None:
+        """Its end is on record: say so to all who wait for it."""
+        self._show_end()
+        self._stdin.clear()
+        starters, self.starters = self.starters, []
+        for starter in starters:
+            self._answer_end(starter)
+        waiters, self.waiters = self.waiters, []
+        for waiter in waiters:
+            waiter(self)
+        self._keeper.ended(self)
+        self._pump()
 
     # --- what the guest reports -------------------------------------------------------------------------------------
 
@@ -279,62 +365,69 @@ class Command:
 
     def on_failed(self, frame: wire.Failed) -> None:
         """It could not be spawned. A missing shell may have a substitute; else this is its end."""
+        if self.end is not None:
+            self.settle()
+            return
         if self.state != "starting":
-            raise GuestFault(f"command {self._handle} failed to start after it had started")
+            raise GuestFault(f"command {self.handle} failed to start after it had started")
         substitute, self.substitute = self.substitute, None
         if substitute is not None and frame.stage == wire.STAGE_EXEC and frame.errno == errno.ENOENT:
+            self._send(wire.Forget(self.handle), soon=False)
             substitute(self)
             return
-        self._move("failed")
-        self.failure = spawn_failure(self._start, frame)
         self._open_streams = 0
-        self._finish()
-        self._pump()
+        self._end(End("failed", time.time(), failure=spawn_failure(self._start, frame)))
 
     def on_output(self, frame: wire.Output, ring: int) -> None:
         """Bytes it wrote.
 
         A repetition after a redial is skipped; a hole is a fault, and so is more than the ring can hold.
         """
-        data, skip = frame.data, self.spool.end - frame.offset
+        spool, data = self.spool, frame.data
+        skip = spool.end - frame.offset
         if skip < 0:
-            raise GuestFault(f"output of command {self._handle} goes on at {frame.offset}, not {self.spool.end}")
+            raise GuestFault(f"output of command {self.handle} goes on at {frame.offset}, not {spool.end}")
         if skip >= len(data):
             return
         if frame.offset + len(data) > self._acked + ring:
-            raise GuestFault(f"output of command {self._handle} beyond its window")
-        if self.exit is None and not self.running:
-            raise GuestFault(f"output of command {self._handle}, which did not run")
-        self.spool.append(STREAMS[frame.stream], data[skip:] if skip else data)
+            raise GuestFault(f"output of command {self.handle} beyond its window")
+        if self.end is not None and self.end.event != "exited":
+            raise GuestFault(f"output of command {self.handle}, which did not run")
+        spool.append(STREAMS[frame.stream], data[skip:] if skip else data)
         self._pump()
+        spool.store(all=self.end is not None)
+        if spool.error is not None:
+            self._keeper.stalled(self)
         self.acknowledge()
 
     def on_eof(self, frame: wire.OutputEof) -> None:
         """The end of one of its streams."""
         self._open_streams &= ~(1 << (frame.stream - 1))
-        if self.exit is not None:
+        if self.silent and self.exit is not None:
+            self._keeper.fell_silent(self)
             self._pump()
 
     def on_exited(self, frame: wire.Exited) -> None:
         """It ended. The record is written once; repetitions after a redial are acknowledged again."""
-        if self.exit is None and self.running:
-            if frame.output_bytes > self.spool.end:
-                raise GuestFault(f"command {self._handle} ended after output that never came")
-            if self.state == "starting":
-                raise GuestFault(f"command {self._handle} ended before it started")
-            self._move("exited")
-            self._open_streams &= ~(frame.stdout_eof | frame.stderr_eof << 1)
-            self.exit = exit_record(frame)
-            self._finish()
-            self._pump()
-        else:
-            self.settle()
+        if self.end is not None:
+            if not self.running:
+                self.settle()
+            return
+        if frame.output_bytes > self.spool.end:
+            raise GuestFault(f"command {self.handle} ended after output that never came")
+        if self.state == "starting":
+            raise GuestFault(f"command {self.handle} ended before it started")
+        self._open_streams &= ~(frame.stdout_eof | frame.stderr_eof << 1)
+        self._end(End("exited", time.time(), exit=exit_record(frame)))
 
     def on_stdin_ack(self, frame: wire.StdinAck) -> None:
         """Standard input moved on, or its reading end is gone."""
         self._stdin_gone = gone = frame.offset == wire.NO_MORE_STDIN
+        if self._stdin_unknown and not gone:
+            self._stdin_unknown = False
+            self._stdin_sent = max(self._stdin_sent, frame.offset)
         if not gone and not self._stdin_acked <= frame.offset <= self._stdin_sent:
-            raise GuestFault(f"standard input of command {self._handle} acknowledged at {frame.offset}")
+            raise GuestFault(f"standard input of command {self.handle} acknowledged at {frame.offset}")
         self._stdin_acked = self._stdin_sent if gone else frame.offset
         while self._stdin and self._stdin[0][0] + len(self._stdin[0][1]) <= self._stdin_acked:
             self._stdin.popleft()
@@ -346,26 +439,31 @@ class Command:
 
     def resynchronise(self, *, known: bool) -> None:
         """The guest redialed and said whether it knows this command: repeat what may not have reached it."""
-        if not self.running:
-            self.settle()
+        if self.end is not None:
+            if not self.running:
+                self.settle()
+                if not known and not self.settled:
+                    self._open_streams = 0
+                    self._keeper.fell_silent(self)
+                    self._pump()
             return
         if not known:
             if self.state == "running" or self._start is None:
                 self.lose(Failure(code="gone", message=f"the sandbox's guest does not know command {self.id} any more"))
                 return
             self._send(self._start)
-        self._send(wire.OutputAck(self._handle, self._acked))
+        self._send(wire.OutputAck(self.handle, self._acked))
         self._repeat()
 
     # --- inside -----------------------------------------------------------------------------------------------------
 
     def _repeat(self) -> None:
         for offset, data in self._stdin:
-            self._send(wire.Stdin(self._handle, offset, data))
+            self._send(wire.Stdin(self.handle, offset, data))
         if self._stdin_closed is not None and self._has_stdin:
-            self._send(wire.StdinClose(self._handle, self._stdin_closed))
+            self._send(wire.StdinClose(self.handle, self._stdin_closed))
         for number, scope in self._signals:
-            self._send(wire.Signal(self._handle, number, scope))
+            self._send(wire.Signal(self.handle, number, scope))
 
     def _send(self, frame: wire.DaemonFrame, *, soon: bool = True) -> None:
         if self._channel is not None:
@@ -378,16 +476,14 @@ class Command:
         for follower in tuple(self.followers.values()):
             follower.pump()
 
-    def _finish(self) -> None:
-        self.ended = time.time()
-        self._stdin.clear()
-        starters, self.starters = self.starters, []
-        for starter in starters:
-            self._answer_end(starter)
-        waiters, self.waiters = self.waiters, []
-        for waiter in waiters:
-            waiter(self)
-        self._ended(self)
+    def _end(self, end: End) -> None:
+        self.end = end
+        self._keeper.record_end(self)
+
+    def _show_end(self) -> None:
+        if self.end is not None:
+            self._move(self.end.event)
+            self.exit, self.failure, self.ended = self.end.exit, self.end.failure, self.end.at
 
     def _answer_end(self, starter: Starter) -> None:
         """The reply of a start that has not been answered when the command ends."""

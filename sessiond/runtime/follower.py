@@ -56,6 +56,8 @@ class Follower:
                 self._offset = self.acked = spool.start
                 self.limit = max(self.limit, self._offset)
             chunk = spool.read(self._offset, min(MAX_DATA, self.limit - self._offset))
+            if chunk is None and self._offset < spool.start:
+                continue  # the files went away meanwhile
             if chunk is None:
                 break
             sink.send(

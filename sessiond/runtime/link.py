@@ -91,14 +91,18 @@ class GuestLink:
         """One round trip to the guest, once it is there. Raises LinkError after `seconds`."""
         await self.answered(self.ask(), seconds)
 
-    def new_handle(self) -> int:
-        """A handle that this sandbox has never seen."""
-        self._last_handle += 1
-        return self._last_handle
-
     def register(self, handle: int, command: Command) -> None:
-        """Let the command hear what the guest reports of the handle."""
+        """Let the command hear what the guest reports of the handle. Handles of a sandbox only grow."""
         self._commands[handle] = command
+        self.used(handle)
+
+    def unregister(self, handle: int) -> None:
+        """Nothing more can come of the handle."""
+        self._commands.pop(handle, None)
+
+    def used(self, handle: int) -> None:
+        """Handles up to this one have been used, be it in an earlier life of the daemon."""
+        self._last_handle = max(self._last_handle, handle)
 
     def send(self, frame: wire.DaemonFrame, *, soon: bool = True) -> None:
         """Queue a frame; one that is not needed soon may wait `LAZY_SECONDS` for another to travel with.
@@ -151,6 +155,8 @@ class GuestLink:
             case wire.Output() | wire.OutputEof() | wire.Started() | wire.Exited() | wire.Failed() | wire.StdinAck():
                 command = self._commands.get(frame.command)
                 if command is not None:
+                    if command.handle != frame.command:
+                        self._known_as(command, frame.command)
                     self._report(command, frame)
                 elif frame.command <= self._last_handle:
                     self._forget_again(frame)
@@ -184,13 +190,16 @@ class GuestLink:
                 command.on_exited(frame)
             case wire.Failed():
                 self._mentioned.add(frame.command)
-                del self._commands[frame.command]
-                self.send(wire.Forget(frame.command))
                 command.on_failed(frame)
+                if command.handle != frame.command:  # it goes on under another one
+                    self.unregister(frame.command)
             case wire.StdinAck():
                 command.on_stdin_ack(frame)
-        if command.silent and not command.running:
-            self._commands.pop(frame.command, None)
+
+    def _known_as(self, command: Command, handle: int) -> None:
+        """The guest has a command of an earlier life under one of the handles that it may have been given."""
+        self._commands.pop(command.handle, None)
+        command.handle = handle
 
     def _forget_again(self, frame: Report) -> None:
         """A command that is over here, but whose guest was away when it was told so."""
@@ -214,7 +223,10 @@ class GuestLink:
     def _synchronised(self) -> None:
         self._ready.set()
         for handle, command in tuple(self._commands.items()):
-            command.resynchronise(known=handle in self._mentioned)
+            if handle == command.handle:
+                command.resynchronise(known=handle in self._mentioned)
+            else:
+                del self._commands[handle]
         self._mentioned.clear()
         for token in self._pings:
             self.send(wire.Ping(token))

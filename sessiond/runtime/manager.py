@@ -4,74 +4,105 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import shutil
 import time
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import replace
+from pathlib import Path
 
 import structlog
-from sessiond_protocol.messages import SessionInfo, SessionList, SessionOpen
+from sessiond_protocol.codec import decode_client
+from sessiond_protocol.messages import CommandInfo, SessionInfo, SessionList, SessionOpen
 
 from sessiond.core.errors import RequestError
 from sessiond.core.identity import same_body
 from sessiond.core.paging import page
-from sessiond.engine.port import Engine, EngineError, Limits
+from sessiond.engine.port import EngineError
 from sessiond.policy.audit import AuditLog
 from sessiond.runtime.admission import Admission
-from sessiond.runtime.pool import Pool
-from sessiond.runtime.session import Session, SessionRules
+from sessiond.runtime.command import Command
+from sessiond.runtime.keeping import EndedSession
+from sessiond.runtime.ledger import Ledger
+from sessiond.runtime.lifetimes import Lifetimes
+from sessiond.runtime.replacing import Replacing
+from sessiond.runtime.sandbox import Sandbox
+from sessiond.runtime.session import Host, Session
+from sessiond.runtime.shelf import Shelf
+from sessiond.runtime.terms import OpenProfile, lifetime, session_limits
+from sessiond.store.records import SessionRow
+from sessiond.store.spool import SpoolHome
+from sessiond.store.store import Store
 
 log = structlog.get_logger()
 
-KEPT_CLOSED = 1024
-"""Sessions that ended, kept so that a question about one finds its end and its id is not used again."""
-IDLE_CHECK_SECONDS = 1.0
-"""Lifetimes are in seconds and longer.
-
-One sweep a second over all sessions is exact enough and costs less than a timer each.
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class OpenProfile:
-    """A profile ready for use."""
-
-    engine: Engine
-    rules: SessionRules
-    pool: Pool
-    ttl: float | None
-    idle_timeout: float | None
-    max_ttl: float | None
+MOST_ENDED = 10_000
+"""Ended sessions kept, whatever their age."""
+RECALLED_SESSIONS = 32
+"""Ended sessions at hand for who reads what is left of them."""
 
 
 class SessionManager:
     """Opens, finds, lists and closes sessions."""
 
-    def __init__(self, profiles: dict[str, OpenProfile], *, audit: AuditLog, admission: Admission, most: int) -> None:
+    def __init__(
+        self,
+        profiles: dict[str, OpenProfile],
+        *,
+        audit: AuditLog,
+        admission: Admission,
+        store: Store,
+        spools: Path,
+        most: int,
+        retention: float,
+    ) -> None:
         self.profiles = profiles
-        self._audit = audit
-        self._admission = admission
+        self._store = store
+        self._spools = spools
         self._most = most
+        self._retention = retention
+        self._ledger = Ledger(store)
         self._sessions: OrderedDict[str, Session] = OrderedDict()
         self._opening: dict[str, asyncio.Future[None]] = {}
-        self._closed: OrderedDict[str, SessionInfo] = OrderedDict()
-        self._sweeper: asyncio.Task[None] | None = None
+        self._ended: OrderedDict[str, float] = OrderedDict()
+        """Ended sessions that are kept, and when they ended, oldest first."""
+        self._recalled: OrderedDict[str, EndedSession] = OrderedDict()
         self._draining = False
         self._calm = asyncio.Event()
+        self._lifetimes = Lifetimes(self)
+        self._replacing = Replacing(self)
+        self._host = Host(
+            audit=audit,
+            admission=admission,
+            ledger=self._ledger,
+            on_end=self._session_ended,
+            on_loss=self._replacing.begin,
+            on_calm=self._calm.set,
+            on_use=self._lifetimes.wake,
+        )
 
     def start(self) -> None:
         """Begin to fill the pools and to watch lifetimes."""
         for profile in self.profiles.values():
             profile.pool.start()
-        self._sweeper = asyncio.create_task(self._sweep(), name="lifetimes")
+        self._lifetimes.start()
 
-    async def close(self) -> None:
-        """Close all sessions and erase all sandboxes."""
-        self._draining = True
-        if self._sweeper is not None:
-            self._sweeper.cancel()
+    async def close(self, *, keep: bool) -> None:
+        """Erase all sandboxes but, if they are to be kept for the next start, those of sessions."""
+        self.drain()
+        await self._lifetimes.close()
+        await self._replacing.close()
         for session in tuple(self._sessions.values()):
-            session.close("the daemon stops")
+            if keep:
+                session.leave()
+            else:
+                session.close("the daemon stops")
         await asyncio.gather(*(profile.pool.close() for profile in self.profiles.values()))
+        self._ledger.close()
+
+    @property
+    def sessions(self) -> tuple[Session, ...]:
+        """Those that have not ended, oldest first."""
+        return tuple(self._sessions.values())
 
     @property
     def count(self) -> int:
@@ -90,7 +121,9 @@ class SessionManager:
         for session in self._sessions.values():
             session.draining = True
 
-    async def open(self, request: SessionOpen) -> Session:
+    # --- opening ----------------------------------------------------------------------------------------------------
+
+    async def open(self, request: SessionOpen, body: bytes) -> Session:
         """Open a session, or find the one that the same request opened before. Raises RequestError."""
         session_id = request.session or secrets.token_hex(8)
         while session_id in self._opening:
@@ -100,53 +133,15 @@ class SessionManager:
             if not same_body(known.request, request):
                 raise RequestError("conflict", f"session {session_id} was opened by another request", "choose a new id")
             return known
-        if session_id in self._closed:
+        if session_id in self._ended:
             raise RequestError("conflict", f"session {session_id} was opened before and has ended", "choose a new id")
         if self._draining:
             raise RequestError("unavailable", "the daemon is stopping", "try again when it is back")
         if len(self._sessions) + len(self._opening) >= self._most:
             raise RequestError("limit", f"{self._most} sessions are open, the daemon's limit", "close one")
-        return await self._open(session_id, request)
+        return await self._open(session_id, request, body)
 
-    def find(self, session_id: str) -> Session | None:
-        """A session that has not ended, or None."""
-        return self._sessions.get(session_id)
-
-    def get(self, session_id: str) -> Session:
-        """A session that has not ended. Raises RequestError: `gone` when it has, `not_found` when it never was."""
-        session = self._sessions.get(session_id)
-        if session is not None:
-            return session
-        if session_id in self._closed:
-            state = self._closed[session_id].state
-            raise RequestError("gone", f"session {session_id} is {state}", "open a new one")
-        raise RequestError("not_found", f"there is no session {session_id}")
-
-    def info(self, session_id: str) -> SessionInfo:
-        """A session's state, even when it has ended."""
-        if session_id in self._closed:
-            return self._closed[session_id]
-        return self.get(session_id).info()
-
-    def list(self, request: SessionList) -> tuple[list[SessionInfo], bool]:
-        """Sessions that have not ended and carry the labels, oldest first, and whether there are more."""
-        sessions = iter(self._sessions.values())
-        if request.after is not None:
-            self.get(request.after)
-            for session in sessions:
-                if session.id == request.after:
-                    break
-        wanted = (session.info() for session in sessions if request.labels.items() <= session.labels.items())
-        return page(wanted, request.limit)
-
-    def close_session(self, session_id: str, reason: str) -> SessionInfo:
-        """End a session; one that has ended stays as it was."""
-        session = self._sessions.get(session_id)
-        if session is not None:
-            session.close(reason)
-        return self.info(session_id)
-
-    async def _open(self, session_id: str, request: SessionOpen) -> Session:
+    async def _open(self, session_id: str, request: SessionOpen, body: bytes) -> Session:
         profile = self.profiles.get(request.profile)
         if profile is None:
             raise RequestError(
@@ -157,83 +152,176 @@ class SessionManager:
         done = self._opening[session_id] = asyncio.get_running_loop().create_future()
         try:
             reserved = profile.pool.reserve()
-            session = self._make(session_id, request, profile, ttl) if reserved is not None else None
+            session = self._make(session_id, request, body, profile, ttl) if reserved is not None else None
             sandbox, pooled = await profile.pool.claim(reserved)
             try:
                 if limits != profile.rules.limits:
                     await profile.engine.tighten(sandbox.id, limits)
+                if session is None:  # the image's environment is known only now
+                    session = self._make(session_id, request, body, profile, ttl)
+                session.opened(sandbox, pooled=pooled)
             except BaseException as error:
                 profile.pool.release(sandbox)
                 if isinstance(error, EngineError):
                     raise RequestError("unavailable", f"the session's limits cannot be set: {error}") from error
                 raise
-            if session is None:  # the image's environment is known only now
-                session = self._make(session_id, request, profile, ttl)
             self._sessions[session_id] = session
-            session.opened(sandbox, pooled=pooled)
         finally:
             del self._opening[session_id]
             done.set_result(None)
-        if session.state != "open":
+        if sandbox.cause is not None:
+            session.close("its sandbox died as it was opened")
             raise RequestError("unavailable", f"the sandbox of session {session_id} died as it was opened", "try again")
         return session
 
-    def _make(self, session_id: str, request: SessionOpen, profile: OpenProfile, ttl: float | None) -> Session:
-        session = Session(
-            session_id,
-            request,
-            profile.rules,
-            image_env=profile.pool.image_env,
-            audit=self._audit,
-            admission=self._admission,
-            expires=time.time() + ttl if ttl is not None else None,
+    def _make(
+        self, session_id: str, request: SessionOpen, body: bytes, profile: OpenProfile, ttl: float | None
+    ) -> Session:
+        now = time.time()
+        row = SessionRow(
+            id=session_id,
+            state="opening",
+            profile=profile.rules.profile,
+            engine=profile.rules.engine,
+            sandbox="",
+            generation=1,
+            request=body,
+            image_env=dict(profile.pool.image_env),
+            created=now,
+            expires=now + ttl if ttl is not None else None,
             idle_timeout=request.idle_timeout if request.idle_timeout is not None else profile.idle_timeout,
-            on_end=self._ended,
-            on_calm=self._calm.set,
+            epoch=0,
+            pooled=False,
+            workspace="",
+            ended=None,
+            reason="",
         )
-        session.deadline = asyncio.get_running_loop().time() + ttl if ttl is not None else None
-        return session
+        return self._session(row, request, profile)
 
-    def _ended(self, session: Session) -> None:
+    def _session(self, row: SessionRow, request: SessionOpen, profile: OpenProfile) -> Session:
+        rules = profile.rules
+        home = SpoolHome(
+            self._spools / row.id,
+            command_bytes=rules.command_bytes,
+            session_bytes=rules.session_bytes,
+            ring=rules.ring,
+        )
+        return Session(row, request, rules, lambda session: Shelf(row.id, self._store, home, session), self._host)
+
+    # --- an earlier life --------------------------------------------------------------------------------------------
+
+    def remember(self, row: SessionRow) -> None:
+        """An ended session is on record."""
+        self._ended[row.id] = row.ended or row.created
+
+    def restore(self, row: SessionRow, sandbox: Sandbox | None, cause: str) -> None:
+        """A session of an earlier life of the daemon goes on, in its sandbox or else, because of `cause`, in another.
+
+        One whose profile is gone ends.
+        """
+        profile = self.profiles.get(row.profile)
+        if profile is None:
+            self.abandon(row, f"its profile {row.profile} is gone")
+            return
+        session = self._session(row, opening_request(row), profile)
+        self._sessions[row.id] = session
+        if sandbox is not None:
+            profile.pool.count(sandbox)
+        session.adopted(sandbox)
+        if sandbox is None:
+            session.lose_sandbox(cause)
+
+    def abandon(self, row: SessionRow, reason: str) -> None:
+        """A session of an earlier life cannot go on."""
+        log.warning("session ends", session=row.id, reason=reason)
+        ended = replace(row, state="lost", ended=time.time(), reason=reason, sandbox="")
+        self._ledger.note(ended)
+        self.remember(ended)
+
+    # --- finding ----------------------------------------------------------------------------------------------------
+
+    def find(self, session_id: str) -> Session | None:
+        """A session that has not ended, or None."""
+        return self._sessions.get(session_id)
+
+    def get(self, session_id: str) -> Session:
+        """A session that has not ended. Raises RequestError: `gone` when it has, `not_found` when it never was."""
+        session = self._sessions.get(session_id)
+        if session is not None:
+            return session
+        ended = self._recall(session_id)
+        raise RequestError("gone", f"session {session_id} is {ended.row.state}: {ended.row.reason}", "open a new one")
+
+    def command(self, session_id: str, command_id: str) -> Command:
+        """A command to be read of, also one of a session that has ended. Raises RequestError `not_found`."""
+        session = self._sessions.get(session_id)
+        return (session or self._recall(session_id)).shelf.get(command_id)
+
+    def commands(self, session_id: str, after: str | None, limit: int) -> tuple[list[CommandInfo], bool]:
+        """A page of a session's commands, also of one that has ended. Raises RequestError `not_found`."""
+        session = self._sessions.get(session_id)
+        return (session or self._recall(session_id)).shelf.page(after, limit)
+
+    def info(self, session_id: str) -> SessionInfo:
+        """A session's state, even when it has ended."""
+        session = self._sessions.get(session_id)
+        return (session or self._recall(session_id)).info()
+
+    def list(self, request: SessionList) -> tuple[list[SessionInfo], bool]:
+        """Sessions that have not ended and carry the labels, oldest first, and whether there are more."""
+        sessions = iter(self._sessions.values())
+        if request.after is not None:
+            self.get(request.after)
+            for session in sessions:
+                if session.id == request.after:
+                    break
+        wanted = (session.info() for session in sessions if request.labels.items() <= session.request.labels.items())
+        return page(wanted, request.limit)
+
+    def _recall(self, session_id: str) -> EndedSession:
+        ended = self._recalled.get(session_id)
+        if ended is None:
+            row = self._store.find_session(session_id) if session_id in self._ended else None
+            if row is None:
+                raise RequestError("not_found", f"there is no session {session_id}")
+            ended = EndedSession(row, opening_request(row), self._store, self._spools / row.id)
+            self._recalled[session_id] = ended
+            if len(self._recalled) > RECALLED_SESSIONS:
+                self._recalled.popitem(last=False)
+        return ended
+
+    # --- ending -----------------------------------------------------------------------------------------------------
+
+    def close_session(self, session_id: str, reason: str) -> SessionInfo:
+        """End a session; one that has ended stays as it was."""
+        session = self._sessions.get(session_id)
+        if session is not None:
+            session.close(reason)
+        return self.info(session_id)
+
+    def _session_ended(self, session: Session) -> None:
         self._sessions.pop(session.id, None)
-        self._closed[session.id] = session.info()
-        while len(self._closed) > KEPT_CLOSED:
-            self._closed.popitem(last=False)
+        self.remember(session.row)
+        self._lifetimes.forget(session)
         if session.sandbox is not None:
             self.profiles[session.rules.profile].pool.release(session.sandbox)
 
-    async def _sweep(self) -> None:
-        while True:
-            await asyncio.sleep(IDLE_CHECK_SECONDS)
-            now = asyncio.get_running_loop().time()
-            for session in tuple(self._sessions.values()):
-                if session.deadline is not None and now >= session.deadline:
-                    session.close("its time to live is over")
-                elif session.idle_timeout is not None and session.idle_for >= session.idle_timeout:
-                    session.close(f"idle for {session.idle_timeout:g} s")
+    def forget_old(self) -> None:
+        """Erase what was kept of sessions that ended long ago."""
+        oldest = time.time() - self._retention
+        while self._ended:
+            session_id, ended = next(iter(self._ended.items()))
+            if ended > oldest and len(self._ended) <= MOST_ENDED:
+                return
+            del self._ended[session_id]
+            self._recalled.pop(session_id, None)
+            self._store.forget(session_id)
+            shutil.rmtree(self._spools / session_id, ignore_errors=True)
 
 
-def session_limits(request: SessionOpen, profile: Limits) -> Limits:
-    """The profile's limits tightened to the request's.
-
-    Raises RequestError when one asks for more than the profile has.
-    """
-    if not request.limits.model_fields_set:
-        return profile
-    asked = {name: value for name, value in request.limits.model_dump().items() if value is not None}
-    for name, value in asked.items():
-        if value > getattr(profile, name):
-            raise RequestError(
-                "limit",
-                f"{name} {value} is above the profile's {getattr(profile, name)}",
-                "ask for less, or for another profile",
-            )
-    sandbox_wide = {name: value for name, value in asked.items() if name in ("memory_bytes", "pids", "cpus")}
-    return Limits(**{**{name: getattr(profile, name) for name in Limits.__slots__}, **sandbox_wide})
-
-
-def lifetime(asked: float | None, profile: OpenProfile) -> float | None:
-    """Seconds that a session may live. Raises RequestError when more is asked for than the profile allows."""
-    if asked is not None and profile.max_ttl is not None and asked > profile.max_ttl:
-        raise RequestError("limit", f"ttl {asked:g} is above the profile's {profile.max_ttl:g}")
-    return asked if asked is not None else profile.ttl if profile.ttl is not None else profile.max_ttl
+def opening_request(row: SessionRow) -> SessionOpen:
+    """The request that opened a session. Raises RequestError when the record is not one."""
+    request = decode_client(row.request)
+    if not isinstance(request, SessionOpen):
+        raise RequestError("internal", f"the record of session {row.id} is not that of a session")
+    return request

@@ -148,6 +148,10 @@ class Pool:
         self.counts.waited_seconds += loop.time() - began
         return sandbox, False
 
+    def count(self, sandbox: Sandbox) -> None:
+        """A session of an earlier life of the daemon has this one."""
+        self._claimed.add(sandbox.id)
+
     def release(self, sandbox: Sandbox) -> None:
         """A session has done with its sandbox: it is erased, never used again."""
         if sandbox.id in self._claimed:

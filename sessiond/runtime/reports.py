@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from typing import Literal
+from typing import Any, Literal
 
+import msgpack
 from sessiond_protocol import guest as wire
 from sessiond_protocol.messages import Exit, Failure
 
@@ -87,3 +88,34 @@ def ending(record: Exit | None, *, lost: bool, seconds: float, output_bytes: int
         timed_out=record.cause == "timeout",
         oom=record.cause == "oom",
     )
+
+
+_FIGURES = ("wall_seconds", "user_seconds", "system_seconds", "max_rss_bytes")
+
+
+def pack_result(exit: Exit | None, failure: Failure | None) -> bytes:
+    """How a command ended, for the store."""
+    if exit is not None:
+        figures = [getattr(exit, name) for name in _FIGURES]
+        packed: bytes = msgpack.packb((exit.code, exit.signal, exit.cause, exit.output_bytes, *figures))
+    else:
+        packed = msgpack.packb(failure.model_dump() if failure is not None else {})
+    return packed
+
+
+def unpack_result(packed: bytes) -> tuple[Exit | None, Failure | None]:
+    """What `pack_result` packed."""
+    result: Any = msgpack.unpackb(packed)
+    if isinstance(result, dict):
+        return None, Failure(**result)
+    names = (
+        "code",
+        "signal",
+        "cause",
+        "output_bytes",
+        "wall_seconds",
+        "user_seconds",
+        "system_seconds",
+        "max_rss_bytes",
+    )
+    return Exit(**dict(zip(names, result, strict=True))), None

@@ -48,6 +48,22 @@ class Sandbox:
             await asyncio.shield(self.remove())
             raise
 
+    async def adopt(self) -> None:
+        """Take hold of one that an earlier life of the daemon started: its guest dials again. Raises EngineError."""
+        await self.engine.channel(self.id, self.link.connection)
+        self._watch = asyncio.create_task(self._watch_death(), name=f"watch {self.id}")
+
+    def leave(self) -> None:
+        """Let go of it and let it live, for the next start of the daemon."""
+        self._on_death.clear()
+        self.link.close()
+        if self._watch is not None:
+            self._watch.cancel()
+
+    def fail(self, cause: str) -> None:
+        """It is of no use any more."""
+        self._died(cause)
+
     async def check(self, answer: asyncio.Future[None] | None = None) -> bool:
         """Whether it is alive and its guest answers; `answer` if the guest has been asked before."""
         if self.cause is not None:

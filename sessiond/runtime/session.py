@@ -1,17 +1,16 @@
-"""One session: a tenant's hold on one sandbox, its commands, and who follows it.
+"""One session: a tenant's hold on a sandbox, which may be replaced, its commands, and who follows it.
 
-The way of a command is here: known already? - within the limits? - allowed by the policy? - on record - admitted -
-sent to the
-guest. All of it is synchronous; the guest's reports do the rest.
+The way of a command is here: known already? - within the limits? - allowed by the policy? - on record - admitted - sent
+to the guest. All of it is synchronous; the guest's reports do the rest.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
 import structlog
@@ -29,42 +28,26 @@ from sessiond_protocol.messages import (
 from sessiond_protocol.states import SessionEventName, next_session_state
 
 from sessiond.core.errors import RequestError
-from sessiond.core.identity import request_digest, same_body
 from sessiond.core.launch import Environment, launch_frame
-from sessiond.core.paging import page
-from sessiond.core.spool import Spool
-from sessiond.engine.port import Limits
 from sessiond.policy.audit import AuditError, AuditLog, Subject
-from sessiond.policy.decide import CommandRequest, Policy, Verdict
+from sessiond.policy.audit import request_digest as audit_digest
+from sessiond.policy.decide import CommandRequest, Verdict
 from sessiond.runtime.admission import Admission, Slot
 from sessiond.runtime.command import Command, Starter
 from sessiond.runtime.follower import Follower, Sink
-from sessiond.runtime.link import GuestLink
+from sessiond.runtime.ledger import Ledger
 from sessiond.runtime.sandbox import Sandbox
+from sessiond.runtime.shelf import Shelf
+from sessiond.runtime.terms import SessionRules, session_info
+from sessiond.store.records import SessionRow
 
 log = structlog.get_logger()
 
-KEPT_COMMANDS = 256
-"""Ended commands of a session whose record and output are kept in memory; of older ones only id and digest."""
-KEPT_OUTPUT_BYTES = 64 * 1024**2
-"""Output of ended commands kept in memory for a session; beyond it the oldest one's is forgotten."""
 MOST_COMMANDS = 100_000
 """Commands a session may start in its life: their ids are remembered, so that none can run twice."""
-
-
-@dataclass(frozen=True, slots=True)
-class SessionRules:
-    """What a session takes from its profile."""
-
-    profile: str
-    engine: str
-    policy: Policy
-    limits: Limits
-    commands: int
-    output_bytes: int
-    env: Mapping[str, str]
-    try_sh: bool
-    """Whether a missing bash may be replaced by sh."""
+HANDLES = 2
+"""Handles of one command: the second is for another shell, should the first be missing. So a command's number in its
+session tells what a guest may know it by, also after the daemon was killed."""
 
 
 class Recorded(NamedTuple):
@@ -74,64 +57,100 @@ class Recorded(NamedTuple):
     digest: str
 
 
+class Host(NamedTuple):
+    """What sessions have in common, and whom they tell what becomes of them."""
+
+    audit: AuditLog
+    admission: Admission
+    ledger: Ledger
+    on_end: Callable[[Session], None]
+    on_loss: Callable[[Session], None]
+    """Its sandbox died, and it is to have another."""
+    on_calm: Callable[[], None]
+    """It runs no command any more."""
+    on_use: Callable[[Session], None]
+    """It is paused, and has been asked for something."""
+
+
 class Session:
     """A session from its opening on."""
 
     def __init__(
-        self,
-        session_id: str,
-        request: SessionOpen,
-        rules: SessionRules,
-        *,
-        image_env: Mapping[str, str],
-        audit: AuditLog,
-        admission: Admission,
-        expires: float | None,
-        idle_timeout: float | None,
-        on_end: Callable[[Session], None],
-        on_calm: Callable[[], None],
+        self, row: SessionRow, request: SessionOpen, rules: SessionRules, shelf: Callable[[Session], Shelf], host: Host
     ) -> None:
-        self.id = session_id
+        self.id = row.id
         self.request = request
         self.rules = rules
         self.state: SessionState = "opening"
         self.sandbox: Sandbox | None = None
-        self.name = request.name
-        self.labels = request.labels
-        self.created = time.time()
-        self.expires = expires
-        self.idle_timeout = idle_timeout
-        self.pooled = False
         self.draining = False
         """Whether the daemon stops, so that nothing new may begin."""
-        self.deadline: float | None = None
-        """On the loop's clock, which no change of the wall clock moves."""
+        self.shelf = shelf(self)
+        self._row = row
+        self._host = host
         self._loop = asyncio.get_running_loop()
         self.last_active = self._loop.time()
+        self.deadline = None if row.expires is None else self._loop.time() + row.expires - time.time()
+        """On the loop's clock, which no change of the wall clock moves."""
+        self.warned = False
+        """Whether it has been told that its end is near."""
         self._limits = request.limits
         self._asked_env = request.env
-        self._env = Environment(image_env, rules.env, request.env)
+        self._env = Environment(row.image_env, rules.env, request.env)
         self._recorded: dict[str, Recorded] = {}
-        self._audit = audit
-        self._admission = admission
-        self._on_end = on_end
-        self._on_calm = on_calm
-        self._commands: OrderedDict[str, Command] = OrderedDict()
-        self._kept_output: OrderedDict[str, int] = OrderedDict()
-        self._kept_bytes = 0
-        self._forgotten: dict[str, bytes] = {}
-        self._started = 0
         self._running = 0
+        self._parked: list[Callable[[], None]] = []
+        """Launches that wait for the next sandbox."""
         self._attached: dict[Sink, int] = {}
-        self._epoch = 0
+        self._epoch = row.epoch
 
     # --- life -------------------------------------------------------------------------------------------------------
 
     def opened(self, sandbox: Sandbox, *, pooled: bool) -> None:
-        """It has its sandbox."""
-        self.sandbox, self.pooled = sandbox, pooled
+        """It has its first sandbox. Raises RequestError when that cannot be put on record."""
+        self._row = replace(self._row, sandbox=sandbox.id, pooled=pooled, state="open")
+        self._host.ledger.session(self._row)
+        self.sandbox = sandbox
         self._move("opened", "ready")
-        sandbox.on_death(self._lost)
+        sandbox.on_death(self.lose_sandbox)
+
+    def adopted(self, sandbox: Sandbox | None) -> None:
+        """It comes from an earlier life of the daemon, and so do its commands. Its sandbox may be gone."""
+        self._move("opened", "adopted")
+        self.sandbox = sandbox
+        for command in self.shelf.restore():
+            if command.running:
+                self._running += 1
+                self._expect(command)
+            else:
+                self._await(command, None)
+        if sandbox is not None:
+            sandbox.link.used(HANDLES * self.shelf.count + HANDLES - 1)
+            sandbox.on_death(self.lose_sandbox)
+
+    def replaced(self, sandbox: Sandbox) -> None:
+        """It has another sandbox: what waited for it goes there."""
+        self.sandbox = sandbox
+        self._note(sandbox=sandbox.id, generation=self._row.generation + 1, state="open")
+        self._move("replaced", "it has a new sandbox")
+        parked, self._parked = self._parked, []
+        for launch in parked:
+            launch()
+        sandbox.on_death(self.lose_sandbox)
+
+    def paused(self, reason: str) -> None:
+        """Its processes stand still."""
+        self._move("pause", reason)
+
+    def resumed(self) -> None:
+        """They go on."""
+        self._move("resume", "it is in use again")
+        self.touch()
+
+    def warn(self, reason: str) -> None:
+        """Tell who follows it that its end is near."""
+        self.warned = True
+        self._tell(reason)
 
     def close(self, reason: str) -> None:
         """End it: commands still running are lost. Its sandbox is the manager's to release."""
@@ -140,31 +159,91 @@ class Session:
         self._move("close", reason)
         self._lose_commands(Failure(code="gone", message=f"session {self.id} was closed: {reason}"))
         self._move("closed", reason)
-        self._on_end(self)
+        self._end(reason)
 
-    def _lost(self, cause: str) -> None:
-        if self.state != "open":
+    def leave(self) -> None:
+        """The daemon stops, and the session goes on without it."""
+        if self.sandbox is not None:
+            self.sandbox.leave()
+
+    def lose_sandbox(self, cause: str) -> None:
+        """Its sandbox is gone, and with it whatever ran there."""
+        if self.state not in ("open", "paused"):
             return
-        log.warning("session lost", session=self.id, cause=cause)
+        log.warning("sandbox lost", session=self.id, cause=cause)
         self._lose_commands(Failure(code="gone", message=f"the sandbox of session {self.id} died: {cause}"))
         self._move("lost", cause)
-        self._on_end(self)
+        if self.rules.replace and not self.draining:
+            self._note(state="lost", sandbox="")
+            self._host.on_loss(self)
+        else:
+            self._end(cause)
+
+    @property
+    def open(self) -> bool:
+        """Whether commands may be started in it."""
+        return self.state in ("open", "paused") or (self.state == "lost" and self._row.ended is None)
+
+    def _end(self, reason: str) -> None:
+        self._note(state=self.state, ended=time.time(), reason=reason)
+        self._host.on_end(self)
 
     def _lose_commands(self, failure: Failure) -> None:
-        for command in tuple(self._commands.values()):
-            command.lose(failure)
+        self._parked.clear()
+        for command in self.shelf.present():
+            if not command.settled:
+                command.lose(failure)
 
     def _move(self, event: SessionEventName, reason: str) -> None:
         self.state = next_session_state(self.state, event)
+        self._tell(reason)
+
+    def _tell(self, reason: str) -> None:
         if self._attached:
             message = SessionEvent(session=self.info(), reason=reason)
             for sink in tuple(self._attached):
                 sink.send(message)
 
+    def _note(
+        self,
+        *,
+        state: str | None = None,
+        sandbox: str | None = None,
+        generation: int | None = None,
+        ended: float | None = None,
+        reason: str = "",
+    ) -> None:
+        row = self._row
+        self._row = replace(
+            row,
+            state=state or row.state,
+            sandbox=row.sandbox if sandbox is None else sandbox,
+            generation=generation or row.generation,
+            epoch=self._epoch,
+            ended=ended or row.ended,
+            reason=reason or row.reason,
+        )
+        self._host.ledger.note(self._row)
+
+    @property
+    def row(self) -> SessionRow:
+        """The session as the store has it."""
+        return self._row
+
+    @property
+    def lifetime(self) -> float:
+        """Seconds from its opening to when it is closed whatever happens."""
+        return (self._row.expires or math.inf) - self._row.created
+
     @property
     def running(self) -> int:
         """Commands running now."""
         return self._running
+
+    @property
+    def idle_timeout(self) -> float | None:
+        """Seconds of idleness after which it is closed."""
+        return self._row.idle_timeout
 
     @property
     def idle_for(self) -> float:
@@ -173,21 +252,13 @@ class Session:
 
     def info(self) -> SessionInfo:
         """The session as the wire shows it."""
-        return SessionInfo(
-            session=self.id,
+        return session_info(
+            self._row,
+            self.request,
             state=self.state,
-            profile=self.rules.profile,
-            engine=self.rules.engine,
-            generation=1,
-            name=self.name,
-            labels=self.labels,
-            created=self.created,
-            expires=self.expires,
-            idle_timeout=self.idle_timeout,
-            commands=self._started,
+            commands=self.shelf.count,
             attached=len(self._attached),
             epoch=self._epoch,
-            pooled=self.pooled,
         )
 
     # --- who follows it ---------------------------------------------------------------------------------------------
@@ -202,12 +273,13 @@ class Session:
         self.touch()
         if writer and epoch is None:
             self._epoch += 1
+            self._note()
         self._attached[sink] = (epoch or self._epoch) if writer else 0
 
     def detach(self, sink: Sink) -> None:
         """Tell the sink nothing more of it."""
         self._attached.pop(sink, None)
-        for command in self._commands.values():
+        for command in self.shelf.present():
             command.unfollow(sink)
 
     def check_writer(self, sink: Sink) -> None:
@@ -223,15 +295,18 @@ class Session:
     def touch(self) -> None:
         """It is in use."""
         self.last_active = self._loop.time()
+        self.warned = False
+        if self.state == "paused":
+            self._host.on_use(self)
 
     # --- commands ---------------------------------------------------------------------------------------------------
 
-    def start(self, request: CommandStart, sink: Sink) -> Follower | None:
+    def start(self, request: CommandStart, body: bytes, sink: Sink) -> Follower | None:
         """Start a command, or answer for the same one started before. The sink gets `started` or an error in reply.
 
         Returns its follower when the request asks to follow it. Raises RequestError.
         """
-        known = self._find_same(request)
+        known = self.shelf.find_same(request)
         if known is not None:
             follower = known.follow(sink, 0, request.window) if request.window else None
             self._answer_again(known, request, sink)
@@ -240,67 +315,42 @@ class Session:
         self._check_room()
         self.touch()
         verdict, recorded = self._judge(request)
-        frame = launch_frame(self._link.new_handle(), request, verdict.argv, self._env, self._limits)
-        slot = self._admission.take() if verdict.outcome == "allow" else None
-        if slot is not None:
-            self._link.send_now(frame)  # the guest spawns it while the rest is seen to here
+        number = self.shelf.count + 1
+        frame = launch_frame(HANDLES * number, request, verdict.argv, self._env, self._limits)
+        durable = self._host.ledger.start(self.id, request.command, number, self._row.generation, body)
+        slot = None
+        if verdict.outcome == "allow" and durable is None and self.sandbox is not None:
+            slot = self._host.admission.take()
+            if slot is not None:
+                self.sandbox.link.send_now(frame)  # the guest spawns it while the rest is seen to here
         command = Command(
             session_id=self.id,
-            command_id=request.command,
+            number=number,
             request=request,
-            spool=Spool(self.rules.output_bytes),
-            ended=self._command_ended,
+            body=body,
+            spool=self.shelf.home.spool(number),
+            keeper=self,
         )
-        self._record(command)
+        self.shelf.add(command)
+        self._running += 1
         if verdict.outcome != "allow":
             command.deny(Failure(code="denied", message=verdict.reason, rule=verdict.rule))
             raise RequestError("denied", verdict.reason, rule=verdict.rule)
-        self._running += 1
         self._recorded[command.id] = recorded
         command.starters.append(Starter(sink, request.id, request.answer))
         command.stdin_sink = sink
         follower = command.follow(sink, 0, request.window) if request.window else None
         if slot is not None:
             self._launch(command, frame, slot, sent=True)
+        elif durable is None:
+            self._admit(command, frame)
         else:
-            self._admission.submit(lambda slot: self._launch(command, frame, slot))
+            durable.add_done_callback(lambda done: self._admit_durable(command, frame, done))
         return follower
-
-    def command(self, command_id: str) -> Command:
-        """A command by its id. Raises RequestError `not_found` or, when only its id is remembered, `gone`."""
-        command = self._commands.get(command_id)
-        if command is not None:
-            return command
-        if command_id in self._forgotten:
-            raise RequestError("gone", f"command {command_id} ended long ago; its record is not kept any more")
-        raise RequestError("not_found", f"session {self.id} has no command {command_id}")
 
     def list(self, after: str | None, limit: int) -> tuple[list[CommandInfo], bool]:
         """Up to `limit` commands after the named one, oldest first, and whether there are more."""
-        if after is not None:
-            self.command(after)
-        rest = iter(self._commands)
-        if after is not None:
-            for command_id in rest:
-                if command_id == after:
-                    break
-        return page((self._commands[command_id].info() for command_id in rest), limit)
-
-    def _find_same(self, request: CommandStart) -> Command | None:
-        known = self._commands.get(request.command)
-        if known is not None:
-            same = same_body(known.request, request)
-        elif request.command in self._forgotten:
-            same = self._forgotten[request.command] == request_digest(request)
-        else:
-            return None
-        if not same:
-            raise RequestError(
-                "conflict",
-                f"command {request.command} was started with another body",
-                "choose a new id for a new command",
-            )
-        return self.command(request.command)
+        return self.shelf.page(after, limit)
 
     def _answer_again(self, command: Command, request: CommandStart, sink: Sink) -> None:
         if command.failure is not None and (command.state != "lost" or request.answer == "exited"):
@@ -312,7 +362,7 @@ class Session:
             command.answer_later(Starter(sink, request.id, request.answer))
 
     def _check_open(self) -> None:
-        if self.state != "open":
+        if not self.open:
             raise RequestError("gone", f"session {self.id} is {self.state}", "open a new one")
         if self.draining:
             raise RequestError("unavailable", "the daemon is stopping", "try again when it is back")
@@ -322,85 +372,118 @@ class Session:
             raise RequestError(
                 "limit", f"{self._running} commands run at once in session {self.id}, its limit", "wait for one to end"
             )
-        if self._started >= MOST_COMMANDS:
+        if self.shelf.count >= MOST_COMMANDS:
             raise RequestError("limit", f"session {self.id} has started {MOST_COMMANDS} commands", "open a new one")
 
     def _judge(self, request: CommandStart) -> tuple[Verdict, Recorded]:
-        asked = CommandRequest(
+        asked = self._asked(request)
+        verdict = self.rules.policy.decide(asked)
+        subject = Subject(self.id, request.command, self.rules.profile, self.rules.policy.digest)
+        try:
+            digest = self._host.audit.decision(subject, asked, verdict)
+        except AuditError as error:
+            raise RequestError("unavailable", f"nothing may run that is not on record: {error}") from error
+        return verdict, Recorded(subject, digest)
+
+    def _asked(self, request: CommandStart) -> CommandRequest:
+        return CommandRequest(
             argv=tuple(request.argv) if request.argv is not None else None,
             text=request.text,
             env={**self._asked_env, **request.env},
             cwd=request.cwd,
         )
-        verdict = self.rules.policy.decide(asked)
-        subject = Subject(self.id, request.command, self.rules.profile, self.rules.policy.digest)
-        try:
-            digest = self._audit.decision(subject, asked, verdict)
-        except AuditError as error:
-            raise RequestError("unavailable", f"nothing may run that is not on record: {error}") from error
-        return verdict, Recorded(subject, digest)
 
-    def _record(self, command: Command) -> None:
-        self._commands[command.id] = command
-        self._started += 1
+    def _expect(self, command: Command) -> None:
+        """A command of an earlier life that has not ended: the guest has it, or has never been sent it."""
+        asked = self._asked(command.request)
+        verdict = self.rules.policy.decide(asked)
+        subject = Subject(self.id, command.id, self.rules.profile, self.rules.policy.digest)
+        self._recorded[command.id] = Recorded(subject, audit_digest(asked))
+        frame = None
+        if verdict.outcome == "allow":
+            frame = launch_frame(HANDLES * command.number, command.request, verdict.argv, self._env, self._limits)
+            self._offer_sh(command, frame)
+        self._await(command, frame)
+
+    def _await(self, command: Command, frame: wire.Start | None) -> None:
+        if self.sandbox is None:
+            return
+        handles = range(HANDLES * command.number, HANDLES * (command.number + 1))
+        command.expect(self.sandbox.link, handles[0], frame)
+        for handle in handles:
+            self.sandbox.link.register(handle, command)
+
+    def _admit(self, command: Command, frame: wire.Start) -> None:
+        if self.sandbox is None:
+            self._parked.append(lambda: self._admit(command, frame))
+        else:
+            self._host.admission.submit(lambda slot: self._launch(command, frame, slot))
+
+    def _admit_durable(self, command: Command, frame: wire.Start, done: asyncio.Future[None]) -> None:
+        if done.cancelled() or done.exception() is not None:
+            command.lose(Failure(code="unavailable", message="its start could not be put on the disk; it did not run"))
+        else:
+            self._admit(command, frame)
 
     def _launch(self, command: Command, frame: wire.Start, slot: Slot, *, sent: bool = False) -> None:
-        if not command.running:
+        if not command.running or self.sandbox is None:
             slot.release()
             return
         command.slot = slot
+        self._offer_sh(command, frame)
+        self.sandbox.link.register(frame.command, command)
+        command.launch(self.sandbox.link, frame, sent=sent)
+
+    def _offer_sh(self, command: Command, frame: wire.Start) -> None:
         if frame.argv[0] == b"bash" and command.request.text is not None and self.rules.try_sh:
-            command.substitute = lambda again: self._launch(again, self._with_sh(frame), slot)
-        self._link.register(frame.command, command)
-        command.launch(self._link, frame, sent=sent)
+            with_sh = replace(frame, command=frame.command + 1, argv=(b"sh", *frame.argv[1:]))
+            command.substitute = lambda again: self._admit(again, with_sh)
 
-    def _with_sh(self, frame: wire.Start) -> wire.Start:
-        return replace(frame, command=self._link.new_handle(), argv=(b"sh", *frame.argv[1:]))
+    # --- Keeper: what its commands report ---------------------------------------------------------------------------
 
-    @property
-    def _link(self) -> GuestLink:
-        if self.sandbox is None:
-            raise RequestError("gone", f"session {self.id} has no sandbox")
-        return self.sandbox.link
+    def record_end(self, command: Command) -> None:
+        """Put the end on record, then let the command tell it."""
+        self._host.ledger.end(command)
 
-    def _command_ended(self, command: Command) -> None:
+    def ended(self, command: Command) -> None:
+        """It has ended, on record and as far as anybody knows."""
         if command.slot is not None:
             command.slot.release()
             command.slot = None
-        if command.state == "denied":
-            self._keep(command)
-            return
         self._running -= 1
-        self._link.outbox.afterwards(lambda: self._put_on_record(command))
+        if self.sandbox is None:
+            self._put_on_record(command)
+        else:
+            if command.silent:
+                self.sandbox.link.unregister(command.handle)
+            self.sandbox.link.outbox.afterwards(lambda: self._put_on_record(command))
+
+    def fell_silent(self, command: Command) -> None:
+        """What an ended command left behind has closed its streams."""
+        if not command.settled:
+            if self.sandbox is not None:
+                self.sandbox.link.unregister(command.handle)
+            self._host.ledger.settle(command)
+            self.shelf.ended(command)
+
+    def stalled(self, command: Command) -> None:
+        """The disk does not take a command's output."""
+        self._host.ledger.stalled(command)
 
     def _put_on_record(self, command: Command) -> None:
         """What nobody waits for when a command has ended."""
         self.touch()
         self._audit_end(command)
         command.settle()
-        self._keep(command)
+        self.shelf.ended(command)
         if self._running == 0:
-            self._on_calm()
-
-    def _keep(self, command: Command) -> None:
-        self._kept_output[command.id] = kept = command.spool.end - command.spool.start
-        self._kept_bytes += kept
-        self._forget_old()
+            self._host.on_calm()
 
     def _audit_end(self, command: Command) -> None:
-        recorded = self._recorded.pop(command.id)
+        recorded = self._recorded.pop(command.id, None)
+        if recorded is None:
+            return
         try:
-            self._audit.end(recorded.subject, recorded.digest, command.ending)
+            self._host.audit.end(recorded.subject, recorded.digest, command.ending)
         except AuditError as error:
             log.error("the end of a command is not on record", session=self.id, command=command.id, error=str(error))
-
-    def _forget_old(self) -> None:
-        while self._kept_bytes > KEPT_OUTPUT_BYTES and len(self._kept_output) > 1:
-            oldest_id, kept = self._kept_output.popitem(last=False)
-            self._kept_bytes -= kept
-            self._commands[oldest_id].spool.clear()
-        while len(self._commands) - self._running > KEPT_COMMANDS:
-            oldest = next(command for command in self._commands.values() if not command.running)
-            del self._commands[oldest.id]
-            self._forgotten[oldest.id] = request_digest(oldest.request)
-            self._kept_bytes -= self._kept_output.pop(oldest.id, 0)

@@ -76,13 +76,15 @@ class ClientConnection:
         self._socket = socket
         self._greeted = False
         self._closed = False
+        self._body = b""
+        """The message being dealt with, as it came: what goes on record."""
         self._followers: dict[tuple[str, str], Follower] = {}
         self._attached: set[str] = set()
         self._opens: set[asyncio.Task[None]] = set()
         self._waits: dict[int, Callable[[Command], None]] = {}
         self._waited: dict[int, Command] = {}
         # A client acknowledges when half of its window is used. If that were more than is kept, both would wait.
-        self._window = min((WINDOW_BYTES, *(profile.rules.output_bytes for profile in manager.profiles.values())))
+        self._window = min((WINDOW_BYTES, *(profile.rules.command_bytes for profile in manager.profiles.values())))
         self._handlers: dict[type[Any], Callable[[Any], None]] = {
             SessionOpen: self._session_open,
             SessionAttach: self._session_attach,
@@ -134,6 +136,7 @@ class ClientConnection:
         if not self._greeted or isinstance(message, Hello):
             self._hello(message)
             return
+        self._body = data
         try:
             self._handlers[type(message)](message)
         except RequestError as error:
@@ -202,13 +205,13 @@ class ClientConnection:
     def _session_open(self, message: SessionOpen) -> None:
         if len(self._opens) >= MOST_OPENS:
             raise RequestError("limit", f"{MOST_OPENS} sessions are being opened on this connection", "wait for them")
-        task = asyncio.create_task(self._open(message))
+        task = asyncio.create_task(self._open(message, self._body))
         self._opens.add(task)
         task.add_done_callback(self._opens.discard)
 
-    async def _open(self, message: SessionOpen) -> None:
+    async def _open(self, message: SessionOpen, body: bytes) -> None:
         try:
-            session = await self._manager.open(message)
+            session = await self._manager.open(message, body)
         except RequestError as error:
             self._refuse(message, error)
         except Exception:
@@ -254,7 +257,7 @@ class ClientConnection:
         session.check_writer(self)
         if message.window > self._window:
             message = message.model_copy(update={"window": self._window})
-        follower = session.start(message, self)
+        follower = session.start(message, self._body, self)
         if follower is not None:
             self._followers[message.session, message.command] = follower
             follower.pump()
@@ -267,7 +270,7 @@ class ClientConnection:
             command.unfollow(self)
             self.send(CommandReply(re=message.id, command=command.info()))
             return
-        if message.offset > command.spool.end:
+        if message.offset > command.spool.end and not command.running:
             raise RequestError("invalid", f"command {command.id} has {command.spool.end} bytes of output so far")
         self.send(CommandReply(re=message.id, command=command.info()))
         follower = self._followers[key] = command.follow(self, message.offset, min(message.window, self._window))
@@ -309,7 +312,7 @@ class ClientConnection:
         command.waiters.append(answer)
 
     def _command_list(self, message: CommandList) -> None:
-        found, more = self._manager.get(message.session).list(message.after, message.limit)
+        found, more = self._manager.commands(message.session, message.after, message.limit)
         self.send(CommandsReply(re=message.id, commands=found, more=more))
 
     def _ack(self, message: Ack) -> None:
@@ -325,13 +328,13 @@ class ClientConnection:
     # --- inside -----------------------------------------------------------------------------------------------------
 
     def _command(self, message: CommandFollow | CommandWait) -> Command:
-        return self._manager.get(message.session).command(message.command)
+        return self._manager.command(message.session, message.command)
 
     def _command_to_change(self, message: CommandStdin | CommandCloseStdin | CommandSignal | CommandResize) -> Command:
         session = self._manager.get(message.session)
         session.check_writer(self)
         session.touch()
-        return session.command(message.command)
+        return session.shelf.get(message.command)
 
     def _refuse(self, message: Any, error: RequestError) -> None:
         self.send(

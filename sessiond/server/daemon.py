@@ -16,22 +16,25 @@ import structlog
 
 from sessiond.core.errors import SessiondError
 from sessiond.core.pool import PoolPolicy
-from sessiond.engine.port import Engine, EngineError, Limits, SandboxSpec
+from sessiond.engine.port import Engine, Limits, SandboxSpec
 from sessiond.engine.select import open_engine
 from sessiond.policy.audit import AuditError, AuditLog
 from sessiond.policy.decide import Policy
 from sessiond.runtime.admission import Admission, default_slots
-from sessiond.runtime.manager import OpenProfile, SessionManager
+from sessiond.runtime.manager import SessionManager
 from sessiond.runtime.outbox import Outbox
 from sessiond.runtime.pool import Pool
+from sessiond.runtime.recovery import Found, erase, recover
 from sessiond.runtime.sandbox import Sandbox
-from sessiond.runtime.session import SessionRules
+from sessiond.runtime.terms import OpenProfile, SessionRules
 from sessiond.server.app import make_app
 from sessiond.server.connection import ClientConnection
 from sessiond.server.door import Door
 from sessiond.server.listener import Listener, Pending, listen
 from sessiond.server.websocket import WebSocketConnection
 from sessiond.settings import Profile, Settings
+from sessiond.store.records import SessionRow
+from sessiond.store.store import Store
 from sessiond.version import VERSION
 
 log = structlog.get_logger()
@@ -57,6 +60,8 @@ class Daemon:
         self._outbox = Outbox()
         self._stop = asyncio.Event()
         self._audit: AuditLog | None = None
+        self._store: Store | None = None
+        self._eraser: asyncio.Task[None] | None = None
         self._manager: SessionManager | None = None
 
     async def run(self, ready: Callable[[list[str]], None]) -> None:
@@ -88,17 +93,39 @@ class Daemon:
         instance = instance_name(self._state)
         audit = self._audit = AuditLog(self._state / "audit.jsonl")
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reopen_audit, audit)
+        store = self._store = Store(self._state, durability=self._settings.daemon.durability)
+        store.open()
         admission = Admission(self._settings.daemon.spawns or default_slots())
         profiles = {
             name: await self._open_profile(name, profile, instance) for name, profile in self._settings.profiles.items()
         }
-        for engine in self._engines.values():
-            await remove_orphans(engine)
         manager = self._manager = SessionManager(
-            profiles, audit=audit, admission=admission, most=self._settings.daemon.max_sessions
+            profiles,
+            audit=audit,
+            admission=admission,
+            store=store,
+            spools=self._state / "spools",
+            most=self._settings.daemon.max_sessions,
+            retention=self._settings.daemon.retention,
         )
+        orphans = await recover(manager, store.sessions(), self._engines.values(), partial(self._hold, profiles))
         await self._listen(manager)
+        self._eraser = asyncio.create_task(self._begin(manager, orphans))
+
+    async def _begin(self, manager: SessionManager, orphans: list[Found]) -> None:
+        """Fill the pools, once what is left of an earlier life's pools is gone: the two together would be too many."""
+        await erase(orphans)
         manager.start()
+
+    def _hold(self, profiles: dict[str, OpenProfile], row: SessionRow) -> Sandbox | None:
+        """The daemon's hold on a session's sandbox, not adopted yet; None when its profile is gone."""
+        profile = profiles.get(row.profile)
+        if profile is None:
+            return None
+        settings = self._settings.profiles[row.profile]
+        return make_sandbox(
+            profile.engine, row.profile, settings.image, profile.rules.limits, self._outbox, row.sandbox
+        )
 
     async def _open_profile(self, name: str, profile: Profile, instance: str) -> OpenProfile:
         engine = await self._engine(profile.engine or self._settings.daemon.engine, instance)
@@ -109,9 +136,12 @@ class Daemon:
             policy=Policy.from_settings(name, profile.policy, "sh" if profile.shell == "sh" else "bash"),
             limits=limits,
             commands=profile.commands,
-            output_bytes=profile.output_bytes,
+            command_bytes=profile.output.command_bytes,
+            session_bytes=profile.output.session_bytes,
+            ring=profile.output.at_cap == "ring",
             env=profile.env,
             try_sh=profile.shell == "auto",
+            replace=profile.on_loss == "replace",
         )
         wanted = profile.pool
         pool = Pool(
@@ -135,6 +165,7 @@ class Daemon:
             ttl=profile.ttl,
             idle_timeout=profile.idle_timeout,
             max_ttl=profile.max_ttl,
+            idle_pause=profile.idle_pause,
         )
 
     async def _engine(self, name: str, instance: str) -> Engine:
@@ -182,14 +213,16 @@ class Daemon:
     # --- stop -------------------------------------------------------------------------------------------------------
 
     async def _drain(self) -> None:
-        """Refuse new sessions, and give running commands the grace to end."""
-        manager = self._manager
+        """Refuse new sessions and commands; where sessions end with the daemon, give running commands time to end."""
+        manager, daemon = self._manager, self._settings.daemon
         if manager is None:
             return
         manager.drain()
-        log.info("sessiond stops", sessions=manager.count, drain_seconds=self._settings.daemon.drain)
+        log.info("sessiond stops", sessions=manager.count, on_stop=daemon.on_stop)
+        if daemon.on_stop == "keep":
+            return
         try:
-            async with asyncio.timeout(self._settings.daemon.drain):
+            async with asyncio.timeout(daemon.drain):
                 await manager.quiet()
         except TimeoutError:
             log.warning("commands still run; their sessions are closed")
@@ -197,17 +230,25 @@ class Daemon:
     async def _close(self) -> None:
         for listener in self._listeners:
             listener.close()
+        keep = self._settings.daemon.on_stop == "keep"
+        if self._eraser is not None:
+            self._eraser.cancel()
+            await asyncio.wait({self._eraser})
         if self._manager is not None:
             try:
                 async with asyncio.timeout(STOP_SECONDS):
-                    await self._manager.close()
+                    await self._manager.close(keep=keep)
             except TimeoutError:
                 log.error("sandboxes are left behind; the next start erases them")
+            if keep and self._manager.count:
+                log.info("sessions are kept for the next start", sessions=self._manager.count)
         for connection in tuple(self._connections):
             connection.close(1001, "the daemon stops")
         for engine in self._engines.values():
             await engine.close()
         self._outbox.tidy()
+        if self._store is not None:
+            self._store.close()
         if self._audit is not None:
             asyncio.get_running_loop().remove_signal_handler(signal.SIGHUP)
             self._audit.close()
@@ -219,18 +260,6 @@ class Daemon:
 def make_sandbox(engine: Engine, profile: str, image: str, limits: Limits, outbox: Outbox, sandbox_id: str) -> Sandbox:
     """A sandbox of a profile, not launched yet."""
     return Sandbox(engine, SandboxSpec(id=sandbox_id, profile=profile, image=image, limits=limits), outbox)
-
-
-async def remove_orphans(engine: Engine) -> None:
-    """Erase what an earlier life of this daemon left behind."""
-    left = await engine.list()
-    if left:
-        log.warning("erasing sandboxes of an earlier run", engine=engine.name, sandboxes=len(left))
-    for status in left:
-        try:
-            await engine.remove(status.id)
-        except EngineError as error:
-            log.warning("sandbox not removed", sandbox=status.id, error=str(error))
 
 
 def lock_state(state: Path) -> int:

@@ -1,0 +1,71 @@
+"""From a record of the journal to a change of the database. Applying in order, each exactly once, is the caller's."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable
+from dataclasses import fields
+from typing import Any
+
+from msgpack import unpackb  # type: ignore[import-untyped]
+
+from sessiond.failpoint import hit
+from sessiond.store.errors import StoreError
+from sessiond.store.records import Kind, SessionRow
+
+SESSION_COLUMNS = tuple(field.name for field in fields(SessionRow))
+_ENVIRONMENT = SESSION_COLUMNS.index("image_env")
+
+_STATEMENTS = {
+    Kind.SESSION: (
+        f"INSERT INTO sessions ({', '.join(SESSION_COLUMNS)}) VALUES ({', '.join('?' * len(SESSION_COLUMNS))}) "  # noqa: S608  # names of fields
+        f"ON CONFLICT (id) DO UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in SESSION_COLUMNS[1:])}"
+    ),
+    Kind.STARTED: (
+        "INSERT INTO commands (session, id, number, generation, request, state, result, output, output_end, settled) "
+        "VALUES (?, ?, ?, ?, ?, 'starting', x'', x'', 0, 0) ON CONFLICT DO NOTHING"
+    ),
+    Kind.ENDED: (
+        "UPDATE commands SET state = ?3, result = ?4, started = ?5, ended = ?6, output = ?7, output_end = ?8, "
+        "settled = ?9 WHERE session = ?1 AND id = ?2 AND state = 'starting'"
+    ),
+    Kind.SETTLED: (
+        "UPDATE commands SET output = ?3, output_end = ?4, settled = 1 WHERE session = ?1 AND id = ?2 AND settled = 0"
+    ),
+}
+
+
+def apply(connection: sqlite3.Connection, bodies: Iterable[bytes], last: int) -> None:
+    """Commit the changes that `bodies` describe, of which `last` is the seq of the last, in one transaction.
+
+    Raises sqlite3.Error, OSError (from a failpoint) and StoreError; nothing is then changed, or all of it when it was
+    the commit that failed: the database says which.
+    """
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        for body in bodies:
+            kind, *values = unpackb(body)
+            _change(connection, kind, values)
+        connection.execute("UPDATE meta SET value = ? WHERE key = 'applied'", (last,))
+        hit("store.commit")
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+    hit("store.committed")
+
+
+def _change(connection: sqlite3.Connection, kind: int, values: list[Any]) -> None:
+    if kind == Kind.FORGOTTEN:
+        connection.execute("DELETE FROM commands WHERE session = ?", values)
+        connection.execute("DELETE FROM sessions WHERE id = ?", values)
+        return
+    if kind == Kind.SESSION:
+        values[_ENVIRONMENT] = json.dumps(values[_ENVIRONMENT])
+    try:
+        statement = _STATEMENTS[Kind(kind)]
+    except ValueError:
+        raise StoreError(f"the journal has a record of unknown kind {kind}: use the sessiond that wrote it") from None
+    connection.execute(statement, values)
