@@ -59,7 +59,7 @@ PROFILES: dict[str, Any] = {
         "policy": {"open": True},
         "pool": {"min": 1, "max": 8},
         "commands": 8,
-        "output_bytes": "256KiB",
+        "output": {"command_bytes": "1MiB"},
         "limits": {
             "memory_bytes": "64MiB",
             "cpus": 0.5,
@@ -258,7 +258,13 @@ class DaemonProcess:
         return [record for record in map(json.loads, lines) if record["session"] == session]
 
     def _toml(self) -> str:
-        daemon = {"state": str(self.state), "listen": [self.url], **self.engine.settings, **self.settings}
+        daemon = {
+            "state": str(self.state),
+            "listen": [self.url],
+            "on_stop": "close",
+            **self.engine.settings,
+            **self.settings,
+        }
         profiles = {name: {"image": self.engine.image, **profile} for name, profile in self.profiles.items()}
         lines = ["[daemon]", *(f"{key} = {_toml(value)}" for key, value in daemon.items())]
         for name, profile in profiles.items():

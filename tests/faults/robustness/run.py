@@ -28,7 +28,6 @@ from typing import Any
 import sessiond_client.backoff
 from sessiond_client import connect
 
-from sessiond.settings import DaemonSettings
 from tests import engines
 from tests.daemon import TROUBLE, DaemonProcess, EngineUnderTest
 from tests.engines import PrivateDockerd
@@ -39,7 +38,7 @@ from tests.faults.robustness.history import Erred, Fault, History
 from tests.faults.robustness.traffic import Terms, Traffic
 from tests.proxy import CuttingProxy
 
-ROUND_SECONDS = 8.0
+ROUND_SECONDS = 20.0
 """Of faults; what is under way then is finished."""
 SETTLE_SECONDS = 180.0
 """In which everything must have ended when nothing is done to it any more."""
@@ -52,7 +51,6 @@ DISK_BYTES = 2 * 1024 * MIB
 """Size of the file system with the state."""
 HASTE = 0.3
 """Longest pause between two attempts of a client to come back; with the usual 5 s little would happen in a round."""
-DURABLE = "on_stop" in DaemonSettings.model_fields
 DOCKER_HOST = "SESSIOND_TEST_DOCKER_HOST"
 
 
@@ -141,7 +139,7 @@ async def one_round(options: Options, where: Ground, seed: int, summary: Summary
     """A daemon from its start to its end."""
     print(f"round {summary.rounds}: --engine {options.engine} --seed {seed}", flush=True)
     chance = random.Random(seed)
-    terms = Terms(replaces=chance.random() < 0.5 and DURABLE, keeps_output=DURABLE)
+    terms = Terms(replaces=chance.random() < 0.5)
     if where.dockerd is not None:
         where.dockerd.live_restore = chance.random() < 0.5
         await asyncio.to_thread(where.dockerd.restart)
@@ -150,7 +148,7 @@ async def one_round(options: Options, where: Ground, seed: int, summary: Summary
             where.engine,
             directory,
             profiles={terms.profile: profile(terms)},
-            settings={"on_stop": "keep"} if DURABLE else {},
+            settings={"on_stop": "keep"},
         )
         try:
             daemon.start()
@@ -184,7 +182,7 @@ async def play(
         proxy = await stack.enter_async_context(CuttingProxy(daemon.directory / "proxy", daemon.socket))
         urls = (daemon.url, proxy.url, daemon.url, proxy.url, proxy.url, daemon.url)
         *ways, onlooker, auditor = [await stack.enter_async_context(connect(url)) for url in urls]
-        traffic = Traffic(history, ways, onlooker, chance.randrange(2**32), terms, 8 * MIB if DURABLE else 2 * MIB)
+        traffic = Traffic(history, ways, onlooker, chance.randrange(2**32), terms)
         world = World(daemon, history, traffic, proxy, auditor, where.dockerd, disk_of(daemon))
         working = asyncio.create_task(traffic.run(SESSIONS, WORKERS))
         try:
@@ -222,7 +220,7 @@ async def harm(
 def leave(daemon: DaemonProcess) -> list[Violation]:
     """Stop a daemon that keeps its sandboxes, then one that does not; what is left behind, and bad words in the log."""
     found = []
-    for on_stop in ("keep", "close") if DURABLE else ("close",):
+    for on_stop in ("keep", "close"):
         if daemon.process is None:
             daemon.settings = {**daemon.settings, "on_stop": on_stop}
             daemon.start()
@@ -243,7 +241,7 @@ def profile(terms: Terms) -> dict[str, Any]:
         "policy": {"open": True},
         "pool": {"min": 1, "max": 4 * SESSIONS},
         "limits": {"memory_bytes": "256MiB", "pids": 128},
-        **({"on_loss": "replace" if terms.replaces else "close"} if DURABLE else {}),
+        "on_loss": "replace" if terms.replaces else "close",
     }
 
 

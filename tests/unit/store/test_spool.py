@@ -31,9 +31,7 @@ def collect(spool: Spool, offset: int, most: int = 1 << 20) -> list[tuple[str, i
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-@given(
-    writes=writes_strategy, most=st.integers(1, 100), start=st.integers(0, 100), stores=st.sets(st.integers(0, 50))
-)
+@given(writes=writes_strategy, most=st.integers(1, 100), start=st.integers(0, 100), stores=st.sets(st.integers(0, 50)))
 def test_reads_back_what_was_written_from_any_offset_in_any_portions(tmp_path, writes, most, start, stores):
     shutil.rmtree(tmp_path / "s", ignore_errors=True)
     spool = home(tmp_path / "s").spool(1)
