@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import random
 import signal
@@ -17,6 +18,7 @@ from pathlib import Path
 
 from sessiond_client import Client, SessiondError
 
+from sessiond.failpoint import NAMES
 from tests.daemon import DaemonProcess
 from tests.engines import PrivateDockerd
 from tests.faults.robustness.history import Fault, FaultOver, History
@@ -200,9 +202,7 @@ def failpoint(action: str) -> Inject:
 
 def failpoints() -> list[str]:
     """The names of all failpoints in the daemon."""
-    from sessiond import failpoint as points
-
-    return sorted(points.NAMES)
+    return sorted(NAMES)
 
 
 @contextlib.asynccontextmanager
@@ -216,9 +216,22 @@ async def _stopped(pid: int) -> AsyncIterator[None]:
 
 
 def _fill(ballast: Path) -> None:
+    """Take what is free, though others write at the same time."""
     with ballast.open("wb", buffering=0) as file:
-        free = os.statvfs(ballast.parent)
-        os.posix_fallocate(file.fileno(), 0, free.f_bavail * free.f_frsize)
+        size, piece = 0, _free(ballast)
+        while piece:
+            try:
+                os.posix_fallocate(file.fileno(), size, piece)
+                size, piece = size + piece, _free(ballast)
+            except OSError as error:
+                if error.errno != errno.ENOSPC:
+                    raise
+                piece = min(piece // 2, _free(ballast))
+
+
+def _free(path: Path) -> int:
+    disk = os.statvfs(path.parent)
+    return disk.f_bavail * disk.f_frsize
 
 
 Inject = Callable[[World, random.Random], Awaitable[None]]
