@@ -46,6 +46,8 @@ faults: guest  ## Harm a daemon at random for MINUTES (default 10) and check wha
 
 fuzz: guest  ## Fuzz parsers on both sides for MINUTES each
 	$(BIN)/python tests/fuzz/protocol/fuzz_codec.py --seconds $$(( $(MINUTES) * 60 ))
+	$(BIN)/python -m tests.fuzz.policy.fuzz_reader --texts $$(( $(MINUTES) * 5000 ))
+	$(BIN)/python -m tests.fuzz.policy.fuzz_policy --texts $$(( $(MINUTES) * 20000 ))
 	tests/fuzz/guest/run.sh $$(( $(MINUTES) * 60 ))
 
 image: $(INSTALLED)  ## Build the default image where no registry answers

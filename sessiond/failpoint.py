@@ -49,9 +49,9 @@ def _act(item: str, words: list[str], chance: random.Random) -> Act:
         case ["sleep", seconds, *when]:
             act = partial(time.sleep, _number(item, seconds))
         case ["kill", *when]:
-            act = partial(os.kill, os.getpid(), signal.SIGKILL)
+            act = partial(signal.raise_signal, signal.SIGKILL)
         case ["stop", *when]:
-            act = partial(os.kill, os.getpid(), signal.SIGSTOP)
+            act = partial(signal.raise_signal, signal.SIGSTOP)
         case ["eio", *when]:
             act = partial(_fail, errno.EIO)
         case ["enospc", *when]:
@@ -96,7 +96,8 @@ def _nothing(name: str) -> None:
     """No failpoints are set."""
 
 
-def _hitter(environment: Mapping[str, str]) -> Callable[[str], None]:
+def hitter(environment: Mapping[str, str]) -> Callable[[str], None]:
+    """What to call at each place. Ends the process with a message when the environment cannot be understood."""
     if not environment.get("SESSIOND_FAILPOINTS"):
         return _nothing
     try:
@@ -111,5 +112,5 @@ def _hitter(environment: Mapping[str, str]) -> Callable[[str], None]:
     return hit
 
 
-hit = _hitter(os.environ)
+hit = hitter(os.environ)
 """Call with a name of NAMES where a fault may strike. May raise OSError where one is asked for."""

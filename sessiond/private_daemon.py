@@ -208,7 +208,13 @@ class PrivateDaemon:
             raise PrivateDaemonError(f"the daemon did not become ready:\n{self._last_words()}")
 
     def _settings(self) -> dict[str, Any]:
-        daemon = {"state": str(self._state), "listen": [self.url], "drain": 2, **self.ground.settings}
+        daemon = {
+            "state": str(self._state),
+            "listen": [self.url],
+            "on_stop": "close",
+            "drain": 2,
+            **self.ground.settings,
+        }
         return {"daemon": daemon, "profiles": self._profiles}
 
     async def _end(self) -> list[str]:

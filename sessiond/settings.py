@@ -27,28 +27,23 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from pydantic_settings.exceptions import SettingsError as SourceError
 from sessiond_protocol.address import default_socket_path
 
-from sessiond.engine.port import Limits
+from sessiond.engine.port import ExecMode, Limits
 from sessiond.settings_report import Report, command_line_problem, syntax_problem
 
 _SOCKET_PATH_BYTES = 107
 """Linux's own limit (sun_path)."""
 _LARGEST_PORT = 65535
+_KERNEL_PATH_BYTES = 128 * 1024
+"""Half of a frame to the guest; the rest is for what it adds to each path, and the system's own."""
 
 PREFIX = "SESSIOND_"
 DELIMITER = "__"
-
-DEVELOPER_PROGRAMS: tuple[str, ...] = (
-    *("python", "python3", "pytest", "black", "isort", "mypy", "pylint", "ruff", "git"),
-    *("cd", "ls", "pwd", "cat", "head", "tail", "wc", "file", "stat", "which", "basename", "dirname"),
-    *("grep", "rg", "find", "diff", "cmp", "comm", "cut", "paste", "sort", "uniq", "tr", "md5sum"),
-    *("mkdir", "cp", "mv", "rm", "touch", "echo", "printf", "true", "false", "test", "date", "sleep"),
-)
-"""What a profile allows when it does not say. docs/policy.md has the reason for what is missing."""
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(B|KiB|MiB|GiB|TiB|kB|MB|GB|TB)?")
 _BINARY_UNITS = {"B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3, "TiB": 1024**4}
 _SIZE_UNITS = _BINARY_UNITS | {"kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _PROGRAM = re.compile(r"\[|[A-Za-z0-9_][A-Za-z0-9_.+-]{0,254}")
+_WILDCARD = re.compile(r"[*?]")
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?")
 _DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -165,15 +160,17 @@ class OutputSettings(_Section):
 class PolicySettings(_Section):
     """Which commands a profile's sessions may run; docs/policy.md tells what that stops."""
 
-    allow: list[str] = Field(default_factory=lambda: list(DEVELOPER_PROGRAMS), max_length=4096)
-    """Programs: a bare name as PATH finds it, or an absolute path that means exactly itself."""
+    use: Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^[^\x00-\x1f]+$")] = "developer"
+    """A shipped rule set, one of `[policies]`, or the absolute path of a rule file."""
+    allow: Annotated[list[str], Field(max_length=4096)] | None = None
+    """Programs that may have any arguments, instead of rules: a bare name, or an absolute path that means itself."""
     open: bool = False
     """Allow everything; only the sandbox is left."""
 
     @field_validator("allow")
     @classmethod
-    def _programs(cls, value: list[str]) -> list[str]:
-        for name in value:
+    def _programs(cls, value: list[str] | None) -> list[str] | None:
+        for name in value or ():
             if name.startswith("/"):
                 if os.path.normpath(name) != name or name == "/" or not name.isprintable():
                     raise ValueError(f"{name!r} is not a plain absolute path")
@@ -183,9 +180,67 @@ class PolicySettings(_Section):
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
-        if self.open and "allow" in self.model_fields_set:
-            raise ValueError("open = true allows everything, so allow must not be given with it")
+        given = self.model_fields_set & {"use", "allow"}
+        if self.open and given:
+            names = " and ".join(sorted(given))
+            raise ValueError(f"open = true allows everything, so {names} must not be given with it")
+        if len(given) > 1:
+            raise ValueError("either use names a policy, or allow lists programs, not both")
         return self
+
+
+class KernelSettings(_Section):
+    """What the kernel lets a profile's programs do, however they were started; docs/policy-kernel.md tells more."""
+
+    executables: list[str] | Literal["any"] = Field(default="any", max_length=1024)
+    """Programs that may be executed: bare names, absolute paths, directories with a slash at the end."""
+    read: list[str] | Literal["any"] | None = Field(default=None, max_length=1024)
+    """Trees that may be read: absolute paths, patterns, `system`. None: any, or `system` with a list of executables."""
+    write: list[str] | Literal["any"] | None = Field(default=None, max_length=1024)
+    """The same for writing."""
+    network: bool = True
+    """Whether TCP sockets may be bound and connected."""
+    exec: ExecMode = "any"
+    """Where files that the session wrote may be executed."""
+    landlock: Literal["require", "use", "off"] = "use"
+    """require refuses sessions where the kernel cannot do all of it; off asks nothing of it."""
+
+    @field_validator("executables")
+    @classmethod
+    def _executables(cls, value: list[str] | str) -> list[str] | str:
+        for name in value if isinstance(value, list) else ():
+            if not (_is_plain(name.removesuffix("/")) if name.startswith("/") else _PROGRAM.fullmatch(name)):
+                raise ValueError(f"{name!r} is neither a program's bare name nor a plain absolute path")
+        return value
+
+    @field_validator("read", "write")
+    @classmethod
+    def _trees(cls, value: list[str] | str | None) -> list[str] | str | None:
+        for path in value if isinstance(value, list) else ():
+            if path != "system" and not _is_plain(path):
+                raise ValueError(f"{path!r} is neither a plain absolute path nor 'system'")
+            if _WILDCARD.search(path.rpartition("/")[0]):
+                raise ValueError(f"{path!r} has a * or ? before its last part, where it stands for nothing")
+        return value
+
+    @model_validator(mode="after")
+    def _fits_a_frame(self) -> Self:
+        lists = [value for value in (self.executables, self.read, self.write) if isinstance(value, list)]
+        if sum(len(path.encode()) for paths in lists for path in paths) > _KERNEL_PATH_BYTES:
+            raise ValueError(f"the paths are more than {_KERNEL_PATH_BYTES} bytes in all; name trees that hold them")
+        return self
+
+
+def _is_plain(path: str) -> bool:
+    """Whether it is an absolute path that means exactly what it shows."""
+    return path.startswith("/") and os.path.normpath(path) == path and path.isprintable() and len(path) < 4096
+
+
+class WorkspaceSettings(_Section):
+    """What a session's files are kept in; `limits.workspace_bytes` is its size either way."""
+
+    kind: Literal["tmpfs", "volume"] = "tmpfs"
+    """`tmpfs` is memory, and gone with the sandbox; `volume` is on disk, and outlives it."""
 
 
 class Profile(_Section):
@@ -201,6 +256,8 @@ class Profile(_Section):
     output: OutputSettings = OutputSettings()
     pool: PoolSettings = PoolSettings()
     policy: PolicySettings = PolicySettings()
+    kernel: KernelSettings = KernelSettings()
+    workspace: WorkspaceSettings = WorkspaceSettings()
     env: dict[
         Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$")],
         Annotated[str, Field(max_length=32 * 1024, pattern=r"^[^\x00]*$")],
@@ -275,6 +332,10 @@ class DaemonSettings(_Section):
     retention: Duration = 3600.0
     """Time for which an ended session's commands and output can still be looked up."""
     max_sessions: Annotated[Count, Field(le=65536)] = 256
+    audit_segment_bytes: Annotated[Size, Field(ge=64 * 1024)] = 64 * 1024**2
+    """Size at which a file of the audit log is sealed and the next begun."""
+    audit_keep: Annotated[int, BeforeValidator(_no_bool), Field(ge=0, le=2**31 - 1)] = 0
+    """Sealed files of the audit log that are kept; 0 keeps all."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "json", "console"] = "auto"
     """auto writes for people on a terminal, JSON elsewhere."""
@@ -331,6 +392,8 @@ class Settings(BaseSettings):
     profiles: dict[ProfileName, Profile] = Field(
         default_factory=lambda: {"default": Profile()}, min_length=1, max_length=256
     )
+    policies: dict[ProfileName, dict[str, Any]] = Field(default_factory=dict, max_length=256)
+    """Policies of one's own, as rule files have them; docs/policy.md tells the format."""
 
     @classmethod
     def settings_customise_sources(

@@ -253,9 +253,9 @@ class DaemonProcess:
         return (self.state / "instance").read_text().strip()
 
     def audit(self, session: str) -> list[dict[str, Any]]:
-        """The audit log's records of a session."""
+        """What the audit log's current file says of a session's commands."""
         lines = (self.state / "audit.jsonl").read_text().splitlines()
-        return [record for record in map(json.loads, lines) if record["session"] == session]
+        return [record for record in map(json.loads, lines) if record.get("session") == session and record["command"]]
 
     def _toml(self) -> str:
         daemon = {

@@ -86,6 +86,18 @@ class Result(ExitStatus):
         return self.output.decode("utf-8", "replace")
 
 
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """A workspace that was exported, or an archive that was imported."""
+
+    size: int
+    """Bytes of the archive."""
+    complete: bool
+    """False for an archive that is good but lacks what could not be read, or did change while it was read."""
+    notes: tuple[str, ...]
+    """What was left out or skipped (sockets, devices), a line each; at most about a hundred."""
+
+
 def exit_status(exit: messages.Exit) -> ExitStatus:
     """The client's view of the wire's `Exit`."""
     return ExitStatus(

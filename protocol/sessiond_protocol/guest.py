@@ -31,6 +31,11 @@ STAGE_COMMANDS, STAGE_PIPES, STAGE_FORK, STAGE_RLIMIT, STAGE_CWD, STAGE_EXEC, ST
 """Where a START failed."""
 SCOPE_GROUP, SCOPE_TREE = 0, 1
 """Whom a SIGNAL reaches."""
+RESTRICT_EXECUTE, RESTRICT_READ, RESTRICT_WRITE, RESTRICT_TCP, RESTRICT_SCOPE, RESTRICT_IOCTL = 1, 2, 4, 8, 16, 32
+"""What RESTRICT restricts; SCOPE: abstract unix sockets and signals."""
+ACCESS_READ, ACCESS_WRITE, ACCESS_EXECUTE, ACCESS_IOCTL, ACCESS_PROGRAM = 1, 2, 4, 8, 16
+"""What RESTRICT allows on a path. PROGRAM stands alone: reading and executing it, and what it needs to run."""
+MOST_GRANTS = 4096
 
 _HEADER = Struct("<IBBHI")
 _U16 = Struct("<H")
@@ -41,6 +46,8 @@ _HELLO = Struct("<IHH16sII")
 _START = Struct("<IIIBBHHH")
 _RLIMIT = Struct("<IIQ")
 _EXITED = Struct("<IIIIQQQQQ")
+_RESTRICT = Struct("<IHH")
+_RESTRICTED = Struct("<IIIII")
 _OFFSET_AT = _HEADER.size
 _DATA_AT = _HEADER.size + _U64.size
 
@@ -49,6 +56,9 @@ _TIMED_OUT, _OOM, _KILLED, _STDOUT_EOF, _STDERR_EOF = 1, 2, 4, 8, 16
 
 
 _EXIT_FLAGS = _TIMED_OUT | _OOM | _KILLED | _STDOUT_EOF | _STDERR_EOF
+_RESTRICTIONS = (RESTRICT_IOCTL << 1) - 1
+_ACCESSES = ACCESS_PROGRAM - 1
+_ERRNOS = 4096
 
 
 class GuestProtocolError(Exception):
@@ -151,6 +161,19 @@ class Ping:
 class Shutdown:
     """Kill everything, say GOODBYE, exit."""
 
+    command: ClassVar[int] = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Restrict:
+    """Restrict the session, once and before its first START: what `flags` name is forbidden but where a grant allows
+    it."""
+
+    flags: int
+    search: bytes = b""
+    """PATH, along which programs are found that are named without a directory."""
+    grants: tuple[tuple[int, bytes], ...] = ()
+    """Access, and an absolute path, in whose last part * and ? stand for characters, or a program's name."""
     command: ClassVar[int] = 0
 
 
@@ -268,14 +291,46 @@ class GuestError:
     command: ClassVar[int] = 0
 
 
-DaemonFrame: TypeAlias = Welcome | Start | Stdin | StdinClose | Signal | Resize | OutputAck | Forget | Ping | Shutdown
+@dataclass(frozen=True, slots=True)
+class Restricted:
+    """Answers RESTRICT."""
+
+    abi: int
+    """Landlock's version; 0 where the kernel has none."""
+    applied: int
+    """Which of the flags hold from now on."""
+    rules: int = 0
+    """Grants as the kernel counts them."""
+    missing: int = 0
+    """Paths and programs that are not there."""
+    error: int = 0
+    """errno of what failed although there is a Landlock; then nothing is applied."""
+    command: ClassVar[int] = 0
+
+
+DaemonFrame: TypeAlias = (
+    Welcome | Start | Stdin | StdinClose | Signal | Resize | OutputAck | Forget | Ping | Shutdown | Restrict
+)
 GuestFrame: TypeAlias = (
-    Hello | Started | Failed | Output | OutputEof | Exited | StdinAck | Synced | Pong | Goodbye | GuestError
+    Hello
+    | Started
+    | Failed
+    | Output
+    | OutputEof
+    | Exited
+    | StdinAck
+    | Synced
+    | Pong
+    | Goodbye
+    | GuestError
+    | Restricted
 )
 Frame: TypeAlias = DaemonFrame | GuestFrame
 
 
 # --- encoding ---------------------------------------------------------------------------------------------------------
+
+_WITHOUT_PAYLOAD: dict[type[Frame], int] = {Forget: 0x08, Shutdown: 0x0A, Synced: 0x88, Goodbye: 0x8A}
 
 
 def encode(frame: Frame) -> bytes:
@@ -290,8 +345,6 @@ def encode(frame: Frame) -> bytes:
             kind, payload = 0x07, _U64.pack(frame.offset)
         case Start():
             kind, payload = 0x02, _start(frame)
-        case Forget():
-            kind, payload = 0x08, b""
         case Welcome():
             kind, payload = 0x01, _U16.pack(frame.version)
         case StdinClose():
@@ -302,8 +355,10 @@ def encode(frame: Frame) -> bytes:
             kind, payload = 0x06, _SIZE.pack(frame.rows, frame.columns)
         case Ping():
             kind, payload = 0x09, _U64.pack(frame.token)
-        case Shutdown():
-            kind, payload = 0x0A, b""
+        case Forget() | Shutdown() | Synced() | Goodbye():
+            kind, payload = _WITHOUT_PAYLOAD[type(frame)], b""
+        case Restrict():
+            kind, payload = 0x40, _restrict(frame)
         case Hello():
             kind = 0x81
             payload = _HELLO.pack(MAGIC, frame.version, frame.features, frame.boot, frame.ring, frame.commands)
@@ -317,15 +372,14 @@ def encode(frame: Frame) -> bytes:
             kind, payload = 0x86, _exited(frame)
         case StdinAck():
             kind, payload = 0x87, _U64.pack(frame.offset)
-        case Synced():
-            kind, payload = 0x88, b""
         case Pong():
             kind, payload = 0x89, _U64.pack(frame.token)
-        case Goodbye():
-            kind, payload = 0x8A, b""
         case GuestError():
             kind = 0x8B
             payload = frame.code.to_bytes(4, "little") + frame.text.encode()[:MOST_ERROR_TEXT]
+        case Restricted():
+            kind = 0xC0
+            payload = _RESTRICTED.pack(frame.abi, frame.applied, frame.rules, frame.missing, frame.error)
     if len(payload) > MOST_PAYLOAD:
         raise ValueError(f"{type(frame).__name__} of {len(payload)} bytes; a frame holds {MOST_PAYLOAD}")
     return b"".join((_HEADER.pack(len(payload), kind, stream, 0, frame.command), payload))
@@ -354,6 +408,24 @@ def _start(frame: Start) -> bytes:
     except Exception as error:
         raise ValueError(f"START with a number out of range: {error}") from error
     return b"".join((head, *limits, strings))
+
+
+def _restrict(frame: Restrict) -> bytes:
+    if not 0 < frame.flags <= _RESTRICTIONS or len(frame.grants) > MOST_GRANTS or b"\0" in frame.search:
+        raise ValueError(f"RESTRICT with flags {frame.flags:#x}, {len(frame.grants)} grants, or a NUL in its PATH")
+    parts = [_RESTRICT.pack(frame.flags, len(frame.grants), 0), frame.search, b"\0"]
+    for access, path in frame.grants:
+        if not _is_grant(access, path) or b"\0" in path:
+            raise ValueError(f"RESTRICT with access {access} to {path!r}")
+        parts += [bytes((access,)), path, b"\0"]
+    return b"".join(parts)
+
+
+def _is_grant(access: int, path: bytes) -> bool:
+    """A program may be a bare name; all else is an absolute path."""
+    if access == ACCESS_PROGRAM:
+        return path.startswith(b"/") or (b"/" not in path and path != b"")
+    return 0 < access <= _ACCESSES and path.startswith(b"/")
 
 
 def _exited(frame: Exited) -> bytes:
@@ -456,6 +528,22 @@ def _decode_shutdown(command: int, payload: bytes) -> Shutdown:
     return Shutdown()
 
 
+def _decode_restrict(command: int, payload: bytes) -> Restrict:
+    if len(payload) <= _RESTRICT.size:
+        raise GuestProtocolError(f"RESTRICT with a payload of {len(payload)} bytes")
+    flags, count, reserved = _RESTRICT.unpack_from(payload)
+    if not 0 < flags <= _RESTRICTIONS or count > MOST_GRANTS or reserved:
+        raise GuestProtocolError(f"RESTRICT with flags {flags:#x}, {count} grants, reserved {reserved}")
+    search, *words = payload[_RESTRICT.size :].split(b"\0")
+    if len(words) != count + 1 or words.pop():
+        raise GuestProtocolError(f"RESTRICT whose strings are not 1 + {count}")
+    grants = tuple((word[0] if word else 0, word[1:]) for word in words)
+    for access, path in grants:
+        if not _is_grant(access, path):
+            raise GuestProtocolError(f"RESTRICT with access {access} to {path!r}")
+    return Restrict(flags, search, grants)
+
+
 def _decode_hello(command: int, payload: bytes) -> Hello:
     _expect("HELLO", payload, _HELLO.size)
     magic, *fields = _HELLO.unpack(payload)
@@ -475,7 +563,7 @@ def _decode_started(command: int, payload: bytes) -> Started:
 def _decode_failed(command: int, payload: bytes) -> Failed:
     _expect("FAILED", payload, _PAIR.size)
     errno, stage = _PAIR.unpack(payload)
-    if not STAGE_COMMANDS <= stage <= STAGE_UNSUPPORTED or not 0 < errno < 4096:
+    if not STAGE_COMMANDS <= stage <= STAGE_UNSUPPORTED or not 0 < errno < _ERRNOS:
         raise GuestProtocolError(f"FAILED with errno {errno}, stage {stage}")
     return Failed(command, errno, stage)
 
@@ -526,6 +614,14 @@ def _decode_error(command: int, payload: bytes) -> GuestError:
     return GuestError(int.from_bytes(payload[:4], "little"), payload[4:].decode(errors="replace"))
 
 
+def _decode_restricted(command: int, payload: bytes) -> Restricted:
+    _expect("RESTRICTED", payload, _RESTRICTED.size)
+    abi, applied, rules, missing, error = _RESTRICTED.unpack(payload)
+    if applied > _RESTRICTIONS or error >= _ERRNOS or (applied and (error or not abi)):
+        raise GuestProtocolError(f"RESTRICTED with abi {abi}, applied {applied:#x}, error {error}")
+    return Restricted(abi, applied, rules, missing, error)
+
+
 _Decode: TypeAlias = Callable[[int, bytes], Frame]
 _OUTPUT, _OUTPUT_EOF = 0x84, 0x85
 _OF_DAEMON: dict[int, tuple[_Decode, bool]] = {
@@ -539,6 +635,7 @@ _OF_DAEMON: dict[int, tuple[_Decode, bool]] = {
     0x08: (_decode_forget, True),
     0x09: (_decode_ping, False),
     0x0A: (_decode_shutdown, False),
+    0x40: (_decode_restrict, False),
 }
 _OF_GUEST: dict[int, tuple[_Decode, bool]] = {
     0x81: (_decode_hello, False),
@@ -550,6 +647,7 @@ _OF_GUEST: dict[int, tuple[_Decode, bool]] = {
     0x89: (_decode_pong, False),
     0x8A: (_decode_goodbye, False),
     0x8B: (_decode_error, False),
+    0xC0: (_decode_restricted, False),
 }
 """What decodes a type, and whether it names a command. OUTPUT and OUTPUT_EOF have streams: the decoder knows them."""
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from sessiond_protocol.fields import MAX_ARGUMENTS, ErrorCode, Identifier, Labels, Message, Offset
+from sessiond_protocol.fields import MAX_ARGUMENTS, ErrorCode, Identifier, Labels, Message, Offset, Text
 from sessiond_protocol.limits import MAX_INTEGER
 from sessiond_protocol.states import CommandState, SessionState
 
@@ -70,6 +70,8 @@ class SessionInfo(Message):
     """How often a writer has attached anew: the last one has this epoch."""
     pooled: bool
     """Whether it was opened from the warm pool."""
+    kernel: Text | None = None
+    """What the kernel enforces of the profile's rules, and what this machine's cannot; nil when nothing was asked."""
 
 
 class Exit(Message):

@@ -35,6 +35,11 @@ class Environment:
             self._variables.update(layer)
         self._entries = as_entries(self._variables)
 
+    @property
+    def path(self) -> str:
+        """PATH."""
+        return self._variables["PATH"]
+
     def entries(self, extra: Mapping[str, str]) -> tuple[bytes, ...]:
         """`NAME=value` for each variable, those of one command on top. Usually there are none."""
         return as_entries({**self._variables, **extra}) if extra else self._entries

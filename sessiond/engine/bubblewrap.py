@@ -40,6 +40,7 @@ from sessiond.engine.port import (
     SandboxStats,
     SandboxStatus,
 )
+from sessiond.engine.volume import HAND_OVER_SECONDS, hand_over, within_reach
 
 log = logging.getLogger(__name__)
 
@@ -132,6 +133,10 @@ class BubblewrapEngine(Engine):
                 uid = self._uids.take(place.root)
                 place.open_to(uid)
             self._add_tools(place)
+            if spec.volume is not None:
+                owner = os.geteuid() if uid is None else uid
+                what = f"give a volume to sandbox {spec.id}"
+                await self._calls.run(what, HAND_OVER_SECONDS + 1, hand_over, spec.volume, owner)
             if group is not None:
                 group.create()
                 group.limit(spec.limits)
@@ -212,6 +217,9 @@ class BubblewrapEngine(Engine):
         try:
             known = self._known(sandbox)
         except SandboxGoneError:
+            group = self._group(sandbox)
+            if group is not None:
+                await group.remove()
             self._place(sandbox).erase()
             return
         async with known.changing:
@@ -232,14 +240,20 @@ class BubblewrapEngine(Engine):
             reap()
 
     async def list(self) -> list[SandboxStatus]:
-        """All sandboxes with a record in this instance's directory."""
+        """All sandboxes in this instance's directory; one without a record is what a killed daemon left half made."""
         found = []
         for path in sorted(self._base.iterdir()):
-            with contextlib.suppress(SandboxGoneError, EngineError):
+            with contextlib.suppress(EngineError):
                 if path.is_dir():
-                    known = self._known(path.name)
-                    found.append(SandboxStatus(path.name, self._state(known), known.record.spec.labels))
+                    found.append(self._status(path.name))
         return found
+
+    def _status(self, sandbox: str) -> SandboxStatus:
+        try:
+            known = self._known(sandbox)
+        except SandboxGoneError:
+            return SandboxStatus(check_id(sandbox, "sandbox"), SandboxState.CREATED, {})
+        return SandboxStatus(sandbox, self._state(known), known.record.spec.labels)
 
     async def stats(self, sandbox: str) -> SandboxStats:
         """From its cgroup; without one only the number of processes is known."""
@@ -329,12 +343,15 @@ class BubblewrapEngine(Engine):
                 known.record.spec,
                 self._around,
                 mount=known.place.mount,
+                volume=volume,
                 memory=None if group is None else group.memory,
                 fds=fds,
             )
 
         confine = None if group is None else group.add
-        return jail.start_jail(known.place, arguments, known.record.uid, confine)
+        point = known.place.volume if self._root else None
+        with within_reach(known.record.spec.volume, point) as volume:
+            return jail.start_jail(known.place, arguments, known.record.uid, confine)
 
     def _add_tools(self, place: SandboxDirectory) -> None:
         tools = place.mount / TOOLS

@@ -6,8 +6,8 @@ What each lock is for, and where Docker's own default would be weaker:
 - our seccomp list instead of Docker's (see sessiond/guest/seccomp.toml); masked and read-only paths stay Docker's;
 - memory = memory + swap, so that swapping is no way around the limit; pids, processor time, descriptors, file size, no
   core dumps;
-- everything writable is a tmpfs with a size, so nothing a sandbox writes reaches the host's disk; that covers the
-  image's VOLUMEs, which would otherwise become anonymous volumes on it;
+- everything writable is a tmpfs with a size, so nothing a sandbox writes reaches the host's disk, but for a workspace
+  that is a volume; that covers the image's VOLUMEs, which would otherwise become anonymous volumes on it;
 - private ipc and cgroup namespaces, no log driver (logs would be an unbounded file), no restart, no health check of the
   image's.
 """
@@ -76,13 +76,16 @@ def container_options(
             {"name": "fsize", "soft": limits.file_bytes, "hard": limits.file_bytes},
         ],
         "shm_size": limits.tmp_bytes,
-        "tmpfs": _tmpfs(limits, volumes),
+        "tmpfs": _tmpfs(spec, volumes),
         "binds": [f"{mount}:{GUEST_DIRECTORY}:ro"],
+        "mounts": _mounts(spec.volume),
         "log_config": {"type": "none", "config": {}},
         "restart_policy": {"Name": "no"},
         "oom_score_adj": OOM_SCORE_ADJ,
         "init": False,
     }
+    if spec.volume is not None:
+        del host["tmpfs"][WORKSPACE]
     if runtime is not None:
         host["runtime"] = runtime
     container: dict[str, Any] = {
@@ -106,6 +109,14 @@ def container_options(
     return ContainerOptions(container, host)
 
 
+def _mounts(volume: Path | None) -> list[dict[str, Any]]:
+    """The workspace, when it is a volume. Not as one of `binds`: of those Docker makes what is missing, on the host's
+    disk and without a limit."""
+    if volume is None:
+        return []
+    return [{"Target": WORKSPACE, "Source": str(volume), "Type": "bind", "ReadOnly": False}]
+
+
 def tighter(limits: Limits) -> dict[str, int]:
     """The body of POST /containers/NAME/update that sets the limits which can change while the container runs."""
     return {
@@ -121,14 +132,17 @@ def own_labels(labels: dict[str, str]) -> dict[str, str]:
     return {name.removeprefix(OWN_LABELS): value for name, value in labels.items() if name.startswith(OWN_LABELS)}
 
 
-def _tmpfs(limits: Limits, volumes: Iterable[str]) -> dict[str, str]:
-    """Writable places. Docker adds noexec to a tmpfs unless told otherwise: right for /tmp, wrong for the workspace.
+def _tmpfs(spec: SandboxSpec, volumes: Iterable[str]) -> dict[str, str]:
+    """Writable places. Docker adds noexec to a tmpfs unless told otherwise: right for /tmp, wrong for the workspace,
+    unless nothing written may be executed.
 
     Owned by uid=, not opened by mode=1777 alone: over a directory that the image has, runc 1.1 keeps root's ownership
     otherwise.
     """
+    limits = spec.limits
     owner = f"uid={SANDBOX_UID},gid={SANDBOX_UID}"
+    run = "noexec" if spec.exec_in == "strict" else "exec"
     mounts = dict.fromkeys(volumes, f"rw,nosuid,nodev,noexec,size={limits.tmp_bytes},mode=0755,{owner}")
-    mounts[WORKSPACE] = f"rw,nosuid,nodev,exec,size={limits.workspace_bytes},mode=0755,{owner}"
+    mounts[WORKSPACE] = f"rw,nosuid,nodev,{run},size={limits.workspace_bytes},mode=0755,{owner}"
     mounts["/tmp"] = f"rw,nosuid,nodev,noexec,size={limits.tmp_bytes},mode=1777"  # noqa: S108 - inside the sandbox
     return mounts

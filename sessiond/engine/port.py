@@ -11,12 +11,19 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
+from typing import Literal, TypeAlias
 
 SANDBOX_UID = 1000
 """The user (and group) that the guest and all commands have inside every sandbox."""
 
 GUEST_DIRECTORY = "/run/sessiond"
 """Where the guest's binary (`guest`) and the channel's socket (`channel.sock`) are mounted read-only inside."""
+
+
+ExecMode: TypeAlias = Literal["any", "workspace", "strict"]
+"""Where files that a sandbox wrote may be executed, or mapped as code: wherever the engine lets them, in the workspace
+only, nowhere."""
 
 
 class EngineError(Exception):
@@ -71,6 +78,10 @@ class SandboxSpec:
     limits: Limits = field(default_factory=Limits)
     labels: Mapping[str, str] = field(default_factory=dict)
     """Kept with the sandbox by the engine and returned by `list`, so that a restarted daemon knows its own."""
+    exec_in: ExecMode = "any"
+    volume: Path | None = None
+    """Directory of this host that becomes the workspace, read and write, without set-user-id bits and devices; it is
+    made the sandbox's user's. It must exist, and outlives the sandbox. None makes the workspace a tmpfs."""
 
 
 class SandboxState(StrEnum):

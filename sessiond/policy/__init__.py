@@ -1,6 +1,6 @@
-"""Whether a command may run, and the record of it."""
+"""Whether a command may run."""
 
-from sessiond.policy.audit import AuditError, AuditLog, Ending, Subject
-from sessiond.policy.decide import CommandRequest, Policy, Verdict
+from sessiond.policy.decide import CommandRequest, Policy, Verdict, load_policy
+from sessiond.policy.errors import PolicyError
 
-__all__ = ["AuditError", "AuditLog", "CommandRequest", "Ending", "Policy", "Subject", "Verdict"]
+__all__ = ["CommandRequest", "Policy", "PolicyError", "Verdict", "load_policy"]

@@ -28,8 +28,9 @@ from sessiond_protocol.messages import (
 )
 from sessiond_protocol.states import CommandEventName, next_command_state
 
+from sessiond.audit.record import Ending
 from sessiond.core.errors import RequestError
-from sessiond.policy.audit import Ending
+from sessiond.policy.decide import Verdict
 from sessiond.runtime.admission import Slot
 from sessiond.runtime.follower import Follower, Sink
 from sessiond.runtime.reports import GuestFault, ending, exit_record, spawn_failure
@@ -85,7 +86,15 @@ class Command:
     """A command on record in a session."""
 
     def __init__(
-        self, *, session_id: str, number: int, request: CommandStart, body: bytes, spool: Spool, keeper: Keeper
+        self,
+        *,
+        session_id: str,
+        number: int,
+        request: CommandStart,
+        body: bytes,
+        spool: Spool,
+        keeper: Keeper,
+        granted: Verdict | None = None,
     ) -> None:
         self.session_id = session_id
         self.id = request.command
@@ -94,6 +103,8 @@ class Command:
         self.request = request
         self.body = body
         """The request as it came."""
+        self.granted = granted
+        """The verdict on a command of the daemon's own; None when the policy has to be asked."""
         self.spool = spool
         self.state: CommandState = "starting"
         self.pid = 0
@@ -147,9 +158,18 @@ class Command:
         end: End | None,
         started: float | None,
         settled: bool,
+        granted: Verdict | None = None,
     ) -> Command:
         """A command of an earlier life of the daemon, or one whose record had left memory."""
-        command = cls(session_id=session_id, number=number, request=request, body=body, spool=spool, keeper=keeper)
+        command = cls(
+            session_id=session_id,
+            number=number,
+            request=request,
+            body=body,
+            spool=spool,
+            keeper=keeper,
+            granted=granted,
+        )
         command.started = started
         command._acked = spool.stored
         if end is None:
@@ -292,7 +312,8 @@ class Command:
         """How it ended, for the audit log."""
         seconds = max(0.0, (self.ended or 0.0) - (self.started or self.ended or 0.0))
         lost = self.state == "lost"
-        return ending(self.exit, lost=lost, seconds=seconds, output_bytes=self.spool.end)
+        spool = self.spool
+        return ending(self.exit, lost=lost, seconds=seconds, output_bytes=spool.end, truncated=spool.start > 0)
 
     def acknowledge(self) -> None:
         """Forget what every follower has consumed if space is short, and let the guest forget what is kept here."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from sessiond_protocol.messages import SessionInfo, SessionOpen
@@ -20,7 +21,7 @@ class EndedSession:
     def __init__(self, row: SessionRow, request: SessionOpen, store: Store, spools: Path) -> None:
         self.row = row
         self._request = request
-        home = SpoolHome(spools, command_bytes=0, session_bytes=0, ring=False)
+        home = SpoolHome(spools, command_bytes=0, session_bytes=sys.maxsize, ring=False)
         self.shelf = Shelf(row.id, store, home, self)
         self.shelf.restore()
 

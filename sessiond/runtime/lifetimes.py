@@ -22,6 +22,13 @@ One sweep a second over all sessions is exact enough and costs less than a timer
 """
 WARNING_SECONDS = 30.0
 """How long before its end a session is told; a tenth of its time if that is less."""
+LEAST_WARNING_SECONDS = 1.5 * SWEEP_SECONDS
+"""No shorter, for that would fall between two sweeps."""
+
+
+def warning(lifetime: float) -> float:
+    """Seconds before the end of so long a life at which it is told."""
+    return max(LEAST_WARNING_SECONDS, min(WARNING_SECONDS, lifetime / 10))
 
 
 class Lifetimes:
@@ -78,9 +85,9 @@ class Lifetimes:
             self._move(session)
 
     def _warn(self, session: Session, ttl_left: float | None, idle_left: float | None) -> None:
-        if ttl_left is not None and ttl_left <= min(WARNING_SECONDS, session.lifetime / 10):
+        if ttl_left is not None and ttl_left <= warning(session.lifetime):
             session.warn(f"its time to live is over in {ttl_left:.0f} s")
-        elif idle_left is not None and idle_left <= min(WARNING_SECONDS, (session.idle_timeout or 0) / 10):
+        elif idle_left is not None and idle_left <= warning(session.idle_timeout or 0.0):
             session.warn(f"it is closed as idle in {idle_left:.0f} s")
 
     def _move(self, session: Session) -> None:

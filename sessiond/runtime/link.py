@@ -48,6 +48,7 @@ class GuestLink:
         self._commands: dict[int, Command] = {}
         self._mentioned: set[int] = set()
         self._pings: dict[int, asyncio.Future[None]] = {}
+        self._restricted: asyncio.Future[wire.Restricted] | None = None
         self._tokens = count(1)
         self._last_handle = 0
         self._boot: bytes | None = None
@@ -90,6 +91,18 @@ class GuestLink:
     async def ping(self, seconds: float) -> None:
         """One round trip to the guest, once it is there. Raises LinkError after `seconds`."""
         await self.answered(self.ask(), seconds)
+
+    async def restrict(self, frame: wire.Restrict, seconds: float) -> wire.Restricted:
+        """Have the guest restrict the session, once and before its first command. Raises LinkError after `seconds`:
+        what holds is then unknown."""
+        answer: asyncio.Future[wire.Restricted] = asyncio.get_running_loop().create_future()
+        self._restricted = answer
+        self.send_now(frame)
+        try:
+            async with asyncio.timeout(seconds):
+                return await answer
+        except TimeoutError:
+            raise LinkError(f"the guest of sandbox {self.sandbox} did not restrict it within {seconds:g} s") from None
 
     def register(self, handle: int, command: Command) -> None:
         """Let the command hear what the guest reports of the handle. Handles of a sandbox only grow."""
@@ -166,6 +179,12 @@ class GuestLink:
                 answer = self._pings.get(frame.token)
                 if answer is not None and not answer.done():
                     answer.set_result(None)
+            case wire.Restricted():
+                restricted = self._restricted
+                if restricted is None or (restricted.done() and not restricted.cancelled()):
+                    raise GuestFault("RESTRICTED, which nobody asked for")
+                if not restricted.done():
+                    restricted.set_result(frame)
             case wire.Synced():
                 self._synchronised()
             case wire.Goodbye():

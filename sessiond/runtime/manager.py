@@ -14,13 +14,13 @@ import structlog
 from sessiond_protocol.codec import decode_client
 from sessiond_protocol.messages import CommandInfo, SessionInfo, SessionList, SessionOpen
 
+from sessiond.audit.log import AuditLog
 from sessiond.core.errors import RequestError
 from sessiond.core.identity import same_body
 from sessiond.core.paging import page
-from sessiond.engine.port import EngineError
-from sessiond.policy.audit import AuditLog
 from sessiond.runtime.admission import Admission
 from sessiond.runtime.command import Command
+from sessiond.runtime.fitting import fit
 from sessiond.runtime.keeping import EndedSession
 from sessiond.runtime.ledger import Ledger
 from sessiond.runtime.lifetimes import Lifetimes
@@ -123,8 +123,11 @@ class SessionManager:
 
     # --- opening ----------------------------------------------------------------------------------------------------
 
-    async def open(self, request: SessionOpen, body: bytes) -> Session:
-        """Open a session, or find the one that the same request opened before. Raises RequestError."""
+    async def open(self, request: SessionOpen, body: bytes, who: str) -> Session:
+        """Open a session, or find the one that the same request opened before. Raises RequestError.
+
+        `body` is the request as it came, `who` asks for it, as the audit log says it.
+        """
         session_id = request.session or secrets.token_hex(8)
         while session_id in self._opening:
             await asyncio.wait([self._opening[session_id]])
@@ -139,15 +142,15 @@ class SessionManager:
             raise RequestError("unavailable", "the daemon is stopping", "try again when it is back")
         if len(self._sessions) + len(self._opening) >= self._most:
             raise RequestError("limit", f"{self._most} sessions are open, the daemon's limit", "close one")
-        return await self._open(session_id, request, body)
+        return await self._open(session_id, request, body, who)
 
-    async def _open(self, session_id: str, request: SessionOpen, body: bytes) -> Session:
+    async def _open(self, session_id: str, request: SessionOpen, body: bytes, who: str) -> Session:
         profile = self.profiles.get(request.profile)
         if profile is None:
             raise RequestError(
                 "not_found", f"there is no profile {request.profile!r}", f"profiles: {', '.join(sorted(self.profiles))}"
             )
-        limits = session_limits(request, profile.rules.limits)
+        session_limits(request, profile.rules.limits)  # refuse too much before a sandbox is taken
         ttl = lifetime(request.ttl, profile)
         done = self._opening[session_id] = asyncio.get_running_loop().create_future()
         try:
@@ -155,15 +158,12 @@ class SessionManager:
             session = self._make(session_id, request, body, profile, ttl) if reserved is not None else None
             sandbox, pooled = await profile.pool.claim(reserved)
             try:
-                if limits != profile.rules.limits:
-                    await profile.engine.tighten(sandbox.id, limits)
+                await fit(sandbox, request, profile)
                 if session is None:  # the image's environment is known only now
                     session = self._make(session_id, request, body, profile, ttl)
-                session.opened(sandbox, pooled=pooled)
-            except BaseException as error:
+                session.opened(sandbox, pooled=pooled, who=who)
+            except BaseException:
                 profile.pool.release(sandbox)
-                if isinstance(error, EngineError):
-                    raise RequestError("unavailable", f"the session's limits cannot be set: {error}") from error
                 raise
             self._sessions[session_id] = session
         finally:
@@ -193,6 +193,7 @@ class SessionManager:
             epoch=0,
             pooled=False,
             workspace="",
+            kernel="",
             ended=None,
             reason="",
         )
@@ -292,11 +293,11 @@ class SessionManager:
 
     # --- ending -----------------------------------------------------------------------------------------------------
 
-    def close_session(self, session_id: str, reason: str) -> SessionInfo:
+    def close_session(self, session_id: str, reason: str, who: str) -> SessionInfo:
         """End a session; one that has ended stays as it was."""
         session = self._sessions.get(session_id)
         if session is not None:
-            session.close(reason)
+            session.close(reason, who)
         return self.info(session_id)
 
     def _session_ended(self, session: Session) -> None:

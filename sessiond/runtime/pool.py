@@ -22,6 +22,13 @@ from sessiond.runtime.sandbox import Sandbox
 log = structlog.get_logger()
 
 
+REFILL_SECONDS = 0.02
+"""From an opening to the creation of what takes the sandbox's place.
+
+The engine's calls would take the processor from the client that has just been answered: measured on two processors, an
+opening took 1.4 ms instead of 0.9 on docker, 2.5 instead of 1.1 on bubblewrap.
+"""
+
 Reserved = tuple[Sandbox, asyncio.Future[None]]
 """A sandbox, and its guest's answer to come."""
 
@@ -119,7 +126,7 @@ class Pool:
             reserved = None
             if await self._check(sandbox, answer):
                 self.counts.hits += 1
-                loop.call_soon(self._act)
+                self._act_by(loop.time() + REFILL_SECONDS)
                 return sandbox, True
         if not may_wait(self._policy, len(self._waiters)):
             self.counts.refused += 1
@@ -189,7 +196,13 @@ class Pool:
             self._timer.cancel()
             self._timer = None
         if todo.again_at is not None:
-            self._timer = asyncio.get_running_loop().call_at(todo.again_at, self._act)
+            self._act_by(todo.again_at)
+
+    def _act_by(self, when: float) -> None:
+        if self._timer is not None:
+            when = min(when, self._timer.when())
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_at(when, self._act)
 
     async def _create(self) -> None:
         sandbox = self._make(f"{self.profile[:20]}-{secrets.token_hex(6)}")

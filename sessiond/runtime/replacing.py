@@ -10,8 +10,7 @@ import structlog
 
 from sessiond.core.errors import RequestError
 from sessiond.core.pool import backoff
-from sessiond.engine.port import EngineError
-from sessiond.runtime.terms import session_limits
+from sessiond.runtime.fitting import fit
 
 if TYPE_CHECKING:
     from sessiond.runtime.manager import SessionManager
@@ -49,7 +48,7 @@ class Replacing:
         while session.state == "lost":
             try:
                 await self._try(session)
-            except (RequestError, EngineError) as error:
+            except RequestError as error:
                 attempts += 1
                 pause = backoff(attempts, random.random())  # noqa: S311 - spreads retries, guards nothing
                 log.warning("no new sandbox yet", session=session.id, error=str(error), retry_seconds=round(pause, 1))
@@ -60,9 +59,7 @@ class Replacing:
         sandbox, _ = await profile.pool.claim(profile.pool.reserve())
         given = False
         try:
-            limits = session_limits(session.request, profile.rules.limits)
-            if limits != profile.rules.limits:
-                await profile.engine.tighten(sandbox.id, limits)
+            await fit(sandbox, session.request, profile)
             if session.state == "lost":
                 session.replaced(sandbox)
                 given = True

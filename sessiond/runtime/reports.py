@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from typing import Any, Literal
 
-import msgpack
+import msgpack  # type: ignore[import-untyped]
 from sessiond_protocol import guest as wire
 from sessiond_protocol.messages import Exit, Failure
 
-from sessiond.policy.audit import Ending
+from sessiond.audit.record import Ending
 
 SHOWN_CHARACTERS = 200
 """Of a program's name in a reason: a name may be as long as a message, and the reason has to fit into one."""
@@ -67,7 +67,7 @@ def exit_record(frame: wire.Exited) -> Exit:
     )
 
 
-def ending(record: Exit | None, *, lost: bool, seconds: float, output_bytes: int) -> Ending:
+def ending(record: Exit | None, *, lost: bool, seconds: float, output_bytes: int, truncated: bool) -> Ending:
     """How a command ended, for the audit log; the figures are for one without a record of its end."""
     if record is None:
         return Ending(
@@ -78,6 +78,7 @@ def ending(record: Exit | None, *, lost: bool, seconds: float, output_bytes: int
             output_bytes=output_bytes,
             timed_out=False,
             oom=False,
+            truncated=truncated,
         )
     return Ending(
         exit_code=record.code,
@@ -87,6 +88,7 @@ def ending(record: Exit | None, *, lost: bool, seconds: float, output_bytes: int
         output_bytes=record.output_bytes,
         timed_out=record.cause == "timeout",
         oom=record.cause == "oom",
+        truncated=truncated,
     )
 
 

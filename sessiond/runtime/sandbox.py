@@ -9,6 +9,7 @@ from typing import Any
 import structlog
 
 from sessiond.engine.port import Engine, EngineError, SandboxSpec
+from sessiond.policy.kernel import KernelLayer
 from sessiond.runtime.link import GuestLink, LinkError
 from sessiond.runtime.outbox import Outbox
 
@@ -30,6 +31,8 @@ class Sandbox:
         self.link = GuestLink(spec.id, self._died, outbox)
         self.cause: str | None = None
         """Why it is dead, once it is."""
+        self.layer: KernelLayer | None = None
+        """What its kernel enforces of a session's rules; None when nothing was asked of it."""
         self._on_death: list[Callable[[str], None]] = []
         self._watch: asyncio.Task[None] | None = None
 

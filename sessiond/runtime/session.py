@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -27,10 +27,11 @@ from sessiond_protocol.messages import (
 )
 from sessiond_protocol.states import SessionEventName, next_session_state
 
+from sessiond.audit.log import AuditError, AuditLog
+from sessiond.audit.record import DAEMON, Detail, EventName, Subject
+from sessiond.audit.record import request_digest as audit_digest
 from sessiond.core.errors import RequestError
 from sessiond.core.launch import Environment, launch_frame
-from sessiond.policy.audit import AuditError, AuditLog, Subject
-from sessiond.policy.audit import request_digest as audit_digest
 from sessiond.policy.decide import CommandRequest, Verdict
 from sessiond.runtime.admission import Admission, Slot
 from sessiond.runtime.command import Command, Starter
@@ -106,17 +107,20 @@ class Session:
 
     # --- life -------------------------------------------------------------------------------------------------------
 
-    def opened(self, sandbox: Sandbox, *, pooled: bool) -> None:
-        """It has its first sandbox. Raises RequestError when that cannot be put on record."""
-        self._row = replace(self._row, sandbox=sandbox.id, pooled=pooled, state="open")
+    def opened(self, sandbox: Sandbox, *, pooled: bool, who: str) -> None:
+        """It has its first sandbox, as `who` asked. Raises RequestError when that cannot be put on record."""
+        self._row = replace(self._row, sandbox=sandbox.id, pooled=pooled, state="open", kernel=str(sandbox.layer or ""))
         self._host.ledger.session(self._row)
         self.sandbox = sandbox
         self._move("opened", "ready")
+        details = {"name": self.request.name, "sandbox": sandbox.id, "engine": self.rules.engine, "pooled": pooled}
+        self._audit("session_opened", details, who)
         sandbox.on_death(self.lose_sandbox)
 
     def adopted(self, sandbox: Sandbox | None) -> None:
         """It comes from an earlier life of the daemon, and so do its commands. Its sandbox may be gone."""
         self._move("opened", "adopted")
+        self._audit("session_adopted", {"sandbox": sandbox.id if sandbox is not None else None})
         self.sandbox = sandbox
         for command in self.shelf.restore():
             if command.running:
@@ -133,6 +137,7 @@ class Session:
         self.sandbox = sandbox
         self._note(sandbox=sandbox.id, generation=self._row.generation + 1, state="open")
         self._move("replaced", "it has a new sandbox")
+        self._audit("session_generation", {"generation": self._row.generation, "sandbox": sandbox.id})
         parked, self._parked = self._parked, []
         for launch in parked:
             launch()
@@ -141,10 +146,12 @@ class Session:
     def paused(self, reason: str) -> None:
         """Its processes stand still."""
         self._move("pause", reason)
+        self._audit("session_paused", {"reason": reason})
 
     def resumed(self) -> None:
         """They go on."""
         self._move("resume", "it is in use again")
+        self._audit("session_resumed", {})
         self.touch()
 
     def warn(self, reason: str) -> None:
@@ -152,13 +159,14 @@ class Session:
         self.warned = True
         self._tell(reason)
 
-    def close(self, reason: str) -> None:
-        """End it: commands still running are lost. Its sandbox is the manager's to release."""
+    def close(self, reason: str, who: str = DAEMON) -> None:
+        """End it, as `who` asks: commands still running are lost. Its sandbox is the manager's to release."""
         if self.state in ("closed", "closing"):
             return
         self._move("close", reason)
         self._lose_commands(Failure(code="gone", message=f"session {self.id} was closed: {reason}"))
         self._move("closed", reason)
+        self._audit("session_closed", {"reason": reason, "commands": self.shelf.count}, who)
         self._end(reason)
 
     def leave(self) -> None:
@@ -173,6 +181,7 @@ class Session:
         log.warning("sandbox lost", session=self.id, cause=cause)
         self._lose_commands(Failure(code="gone", message=f"the sandbox of session {self.id} died: {cause}"))
         self._move("lost", cause)
+        self._audit("session_lost", {"reason": cause, "commands": self.shelf.count})
         if self.rules.replace and not self.draining:
             self._note(state="lost", sandbox="")
             self._host.on_loss(self)
@@ -193,6 +202,14 @@ class Session:
         for command in self.shelf.present():
             if not command.settled:
                 command.lose(failure)
+
+    def _audit(self, event: EventName, details: Mapping[str, Detail], who: str = DAEMON) -> None:
+        """Put an event on the audit log. What cannot be does not stop it: its commands then do not run."""
+        subject = Subject(self.id, "", self.rules.profile, self.rules.policy.digest, who)
+        try:
+            self._host.audit.event(event, subject, details=details)
+        except AuditError as error:
+            log.error("an event of a session is not on record", session=self.id, event_=event, error=str(error))
 
     def _move(self, event: SessionEventName, reason: str) -> None:
         self.state = next_session_state(self.state, event)
@@ -301,10 +318,14 @@ class Session:
 
     # --- commands ---------------------------------------------------------------------------------------------------
 
-    def start(self, request: CommandStart, body: bytes, sink: Sink) -> Follower | None:
+    def start(
+        self, request: CommandStart, body: bytes, sink: Sink, who: str, verdict: Verdict | None = None
+    ) -> Follower | None:
         """Start a command, or answer for the same one started before. The sink gets `started` or an error in reply.
 
-        Returns its follower when the request asks to follow it. Raises RequestError.
+        `body` is the request as it came, `who` asks for it, as the audit log says it. With a `verdict` the policy
+        is not asked: the command is the daemon's own. Returns its follower when the request asks to follow it. Raises
+        RequestError.
         """
         known = self.shelf.find_same(request)
         if known is not None:
@@ -314,7 +335,7 @@ class Session:
         self._check_open()
         self._check_room()
         self.touch()
-        verdict, recorded = self._judge(request)
+        granted, (verdict, recorded) = verdict, self._judge(request, who, verdict)
         number = self.shelf.count + 1
         frame = launch_frame(HANDLES * number, request, verdict.argv, self._env, self._limits)
         durable = self._host.ledger.start(self.id, request.command, number, self._row.generation, body)
@@ -330,6 +351,7 @@ class Session:
             body=body,
             spool=self.shelf.home.spool(number),
             keeper=self,
+            granted=granted,
         )
         self.shelf.add(command)
         self._running += 1
@@ -375,10 +397,10 @@ class Session:
         if self.shelf.count >= MOST_COMMANDS:
             raise RequestError("limit", f"session {self.id} has started {MOST_COMMANDS} commands", "open a new one")
 
-    def _judge(self, request: CommandStart) -> tuple[Verdict, Recorded]:
+    def _judge(self, request: CommandStart, who: str, granted: Verdict | None) -> tuple[Verdict, Recorded]:
         asked = self._asked(request)
-        verdict = self.rules.policy.decide(asked)
-        subject = Subject(self.id, request.command, self.rules.profile, self.rules.policy.digest)
+        verdict = granted or self.rules.policy.decide(asked)
+        subject = Subject(self.id, request.command, self.rules.profile, self.rules.policy.digest, who)
         try:
             digest = self._host.audit.decision(subject, asked, verdict)
         except AuditError as error:
@@ -396,8 +418,8 @@ class Session:
     def _expect(self, command: Command) -> None:
         """A command of an earlier life that has not ended: the guest has it, or has never been sent it."""
         asked = self._asked(command.request)
-        verdict = self.rules.policy.decide(asked)
-        subject = Subject(self.id, command.id, self.rules.profile, self.rules.policy.digest)
+        verdict = command.granted or self.rules.policy.decide(asked)
+        subject = Subject(self.id, command.id, self.rules.profile, self.rules.policy.digest, DAEMON)
         self._recorded[command.id] = Recorded(subject, audit_digest(asked))
         frame = None
         if verdict.outcome == "allow":

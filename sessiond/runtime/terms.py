@@ -10,6 +10,7 @@ from sessiond_protocol.messages import SessionInfo, SessionOpen, SessionState
 from sessiond.core.errors import RequestError
 from sessiond.engine.port import Engine, Limits
 from sessiond.policy.decide import Policy
+from sessiond.policy.kernel import KernelRules
 from sessiond.runtime.pool import Pool
 from sessiond.store.records import SessionRow
 
@@ -34,6 +35,8 @@ class SessionRules:
     """Whether a missing bash may be replaced by sh."""
     replace: bool = True
     """Whether a session whose sandbox died gets another one."""
+    kernel: KernelRules | None = None
+    """What the kernel enforces below the policy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,4 +98,5 @@ def session_info(
         attached=attached,
         epoch=epoch,
         pooled=row.pooled,
+        kernel=row.kernel or None,
     )

@@ -37,6 +37,8 @@ from sessiond_protocol.messages import (
     SessionAttach,
     SessionClose,
     SessionDetach,
+    SessionExport,
+    SessionImport,
     SessionInfoRequest,
     SessionList,
     SessionOpen,
@@ -46,9 +48,11 @@ from sessiond_protocol.messages import (
 )
 
 from sessiond.core.errors import RequestError
+from sessiond.policy.decide import Verdict
 from sessiond.runtime.command import Command
 from sessiond.runtime.follower import Follower
 from sessiond.runtime.manager import SessionManager
+from sessiond.runtime.workspace import as_command
 from sessiond.version import VERSION
 
 if TYPE_CHECKING:
@@ -92,6 +96,8 @@ class ClientConnection:
             SessionClose: self._session_close,
             SessionList: self._session_list,
             SessionInfoRequest: self._session_info,
+            SessionExport: self._carry_workspace,
+            SessionImport: self._carry_workspace,
             CommandStart: self._command_start,
             CommandFollow: self._command_follow,
             CommandStdin: self._command_stdin,
@@ -211,7 +217,7 @@ class ClientConnection:
 
     async def _open(self, message: SessionOpen, body: bytes) -> None:
         try:
-            session = await self._manager.open(message, body)
+            session = await self._manager.open(message, body, self._socket.who)
         except RequestError as error:
             self._refuse(message, error)
         except Exception:
@@ -221,7 +227,7 @@ class ClientConnection:
             )
         else:
             self.send(SessionReply(re=message.id, session=session.info()))
-        self._socket.flush()  # before the pool makes up for what was taken: that is work, and nobody waits for it
+        self._socket.flush()  # a turn of the loop sooner than it would by itself
 
     def _session_attach(self, message: SessionAttach) -> None:
         session = self._manager.get(message.session)
@@ -241,9 +247,8 @@ class ClientConnection:
         session = self._manager.find(message.session)
         if session is not None:
             session.check_writer(self)
-        self.send(
-            SessionReply(re=message.id, session=self._manager.close_session(message.session, "a client closed it"))
-        )
+        ended = self._manager.close_session(message.session, "a client closed it", self._socket.who)
+        self.send(SessionReply(re=message.id, session=ended))
 
     def _session_list(self, message: SessionList) -> None:
         found, more = self._manager.list(message)
@@ -252,12 +257,16 @@ class ClientConnection:
     def _session_info(self, message: SessionInfoRequest) -> None:
         self.send(SessionReply(re=message.id, session=self._manager.info(message.session)))
 
-    def _command_start(self, message: CommandStart) -> None:
+    def _carry_workspace(self, message: SessionExport | SessionImport) -> None:
+        command, verdict = as_command(message)
+        self._command_start(command, verdict)
+
+    def _command_start(self, message: CommandStart, verdict: Verdict | None = None) -> None:
         session = self._manager.get(message.session)
         session.check_writer(self)
         if message.window > self._window:
             message = message.model_copy(update={"window": self._window})
-        follower = session.start(message, self._body, self)
+        follower = session.start(message, self._body, self, self._socket.who, verdict)
         if follower is not None:
             self._followers[message.session, message.command] = follower
             follower.pump()
@@ -270,7 +279,7 @@ class ClientConnection:
             command.unfollow(self)
             self.send(CommandReply(re=message.id, command=command.info()))
             return
-        if message.offset > command.spool.end and not command.running:
+        if message.offset > command.spool.end and command.state == "exited":
             raise RequestError("invalid", f"command {command.id} has {command.spool.end} bytes of output so far")
         self.send(CommandReply(re=message.id, command=command.info()))
         follower = self._followers[key] = command.follow(self, message.offset, min(message.window, self._window))

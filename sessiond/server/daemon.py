@@ -14,12 +14,15 @@ from pathlib import Path
 
 import structlog
 
+from sessiond.audit.files import NAME as AUDIT_NAME
+from sessiond.audit.log import AuditError, AuditLog
+from sessiond.audit.record import DAEMON, Subject
 from sessiond.core.errors import SessiondError
 from sessiond.core.pool import PoolPolicy
-from sessiond.engine.port import Engine, Limits, SandboxSpec
+from sessiond.engine.port import Engine, SandboxSpec
 from sessiond.engine.select import open_engine
-from sessiond.policy.audit import AuditError, AuditLog
 from sessiond.policy.decide import Policy
+from sessiond.policy.kernel import KernelRules
 from sessiond.runtime.admission import Admission, default_slots
 from sessiond.runtime.manager import SessionManager
 from sessiond.runtime.outbox import Outbox
@@ -41,6 +44,9 @@ log = structlog.get_logger()
 
 STOP_SECONDS = 60.0
 """Erasing all sandboxes must not take longer; what is left is found and erased at the next start."""
+
+
+BY_DAEMON = Subject(who=DAEMON)
 
 
 class StateError(SessiondError):
@@ -91,7 +97,12 @@ class Daemon:
     async def _start(self) -> None:
         self._lock = lock_state(self._state)
         instance = instance_name(self._state)
-        audit = self._audit = AuditLog(self._state / "audit.jsonl")
+        audit = self._audit = AuditLog(
+            self._state / AUDIT_NAME,
+            segment_bytes=self._settings.daemon.audit_segment_bytes,
+            keep=self._settings.daemon.audit_keep,
+        )
+        audit.event("daemon_started", BY_DAEMON, details={"version": VERSION, "pid": os.getpid(), "instance": instance})
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reopen_audit, audit)
         store = self._store = Store(self._state, durability=self._settings.daemon.durability)
         store.open()
@@ -115,7 +126,8 @@ class Daemon:
     async def _begin(self, manager: SessionManager, orphans: list[Found]) -> None:
         """Fill the pools, once what is left of an earlier life's pools is gone: the two together would be too many."""
         await erase(orphans)
-        manager.start()
+        if not self._stop.is_set():
+            manager.start()
 
     def _hold(self, profiles: dict[str, OpenProfile], row: SessionRow) -> Sandbox | None:
         """The daemon's hold on a session's sandbox, not adopted yet; None when its profile is gone."""
@@ -123,9 +135,7 @@ class Daemon:
         if profile is None:
             return None
         settings = self._settings.profiles[row.profile]
-        return make_sandbox(
-            profile.engine, row.profile, settings.image, profile.rules.limits, self._outbox, row.sandbox
-        )
+        return make_sandbox(profile.engine, row.profile, settings, self._outbox, row.sandbox)
 
     async def _open_profile(self, name: str, profile: Profile, instance: str) -> OpenProfile:
         engine = await self._engine(profile.engine or self._settings.daemon.engine, instance)
@@ -133,7 +143,9 @@ class Daemon:
         rules = SessionRules(
             profile=name,
             engine=engine.name,
-            policy=Policy.from_settings(name, profile.policy, "sh" if profile.shell == "sh" else "bash"),
+            policy=Policy.from_settings(
+                name, profile.policy, "sh" if profile.shell == "sh" else "bash", self._settings.policies
+            ),
             limits=limits,
             commands=profile.commands,
             command_bytes=profile.output.command_bytes,
@@ -142,6 +154,7 @@ class Daemon:
             env=profile.env,
             try_sh=profile.shell == "auto",
             replace=profile.on_loss == "replace",
+            kernel=KernelRules.from_settings(profile.kernel),
         )
         wanted = profile.pool
         pool = Pool(
@@ -153,7 +166,7 @@ class Daemon:
                 max_age=wanted.max_age,
                 waiters=wanted.waiters,
             ),
-            make=partial(make_sandbox, engine, name, profile.image, limits, self._outbox),
+            make=partial(make_sandbox, engine, name, profile, self._outbox),
             prepare=partial(engine.prepare, profile.image),
             wait_seconds=wanted.wait,
             health_interval=wanted.health_interval,
@@ -208,7 +221,7 @@ class Daemon:
         try:
             audit.reopen()
         except AuditError as error:
-            log.error("the audit log goes on in its old file", error=str(error))
+            log.error("the audit log was not rotated", error=str(error))
 
     # --- stop -------------------------------------------------------------------------------------------------------
 
@@ -232,8 +245,7 @@ class Daemon:
             listener.close()
         keep = self._settings.daemon.on_stop == "keep"
         if self._eraser is not None:
-            self._eraser.cancel()
-            await asyncio.wait({self._eraser})
+            await asyncio.wait({self._eraser}, timeout=STOP_SECONDS)
         if self._manager is not None:
             try:
                 async with asyncio.timeout(STOP_SECONDS):
@@ -251,15 +263,26 @@ class Daemon:
             self._store.close()
         if self._audit is not None:
             asyncio.get_running_loop().remove_signal_handler(signal.SIGHUP)
+            try:
+                self._audit.event("daemon_stopped", BY_DAEMON, details={"pid": os.getpid()})
+            except AuditError as error:
+                log.error("the daemon's end is not on record", error=str(error))
             self._audit.close()
         if self._lock is not None:
             os.close(self._lock)
         log.info("sessiond has stopped")
 
 
-def make_sandbox(engine: Engine, profile: str, image: str, limits: Limits, outbox: Outbox, sandbox_id: str) -> Sandbox:
+def make_sandbox(engine: Engine, name: str, profile: Profile, outbox: Outbox, sandbox_id: str) -> Sandbox:
     """A sandbox of a profile, not launched yet."""
-    return Sandbox(engine, SandboxSpec(id=sandbox_id, profile=profile, image=image, limits=limits), outbox)
+    spec = SandboxSpec(
+        id=sandbox_id,
+        profile=name,
+        image=profile.image,
+        limits=profile.limits.to_limits(),
+        exec_in=profile.kernel.exec,
+    )
+    return Sandbox(engine, spec, outbox)
 
 
 def lock_state(state: Path) -> int:

@@ -14,7 +14,6 @@ import re
 import socket
 import ssl
 import stat
-import struct
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +28,7 @@ from uvicorn.server import ServerState
 
 from sessiond.core.errors import SessiondError
 from sessiond.server.door import Door, check_peer
+from sessiond.server.peer import peer_uid
 from sessiond.server.websocket import WebSocketConnection, websocket_factory
 from sessiond.settings import DaemonSettings
 
@@ -168,12 +168,6 @@ async def listen(
         ssl_handshake_timeout=settings.open_timeout if tls is not None and path is None else None,
     )
     return Listener(door, server, path)
-
-
-def peer_uid(transport: asyncio.BaseTransport) -> int:
-    """The user at the other end of a unix socket, as the kernel saw it connect."""
-    peer = transport.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    return int(struct.unpack("3i", peer)[1])
 
 
 def bind_unix(path: Path) -> socket.socket:

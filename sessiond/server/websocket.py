@@ -27,6 +27,7 @@ from websockets.typing import Subprotocol
 
 from sessiond.runtime.outbox import Outbox
 from sessiond.server.door import Door, check_request
+from sessiond.server.peer import peer_name, peer_uid
 
 log = structlog.get_logger()
 
@@ -91,6 +92,8 @@ class WebSocketConnection(asyncio.Protocol):
         self._flushing = False
         self._ending = False
         self.writable = True
+        self.who = ""
+        """The peer, as the audit log says it."""
 
     # --- for the conversation ---------------------------------------------------------------------------------------
 
@@ -117,6 +120,7 @@ class WebSocketConnection(asyncio.Protocol):
         transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
         transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         self._transport = transport
+        self.who = peer_name(peer_uid(transport) if self._door.uids is not None else None)
 
     @override
     def data_received(self, data: bytes) -> None:

@@ -54,7 +54,8 @@ class Reader:
         if segment.first > self.seq + 1:
             raise StoreError(
                 f"the database ends with record {self.seq} and the journal begins with {segment.first} in "
-                f"{segment.path}: they do not belong together; restore both from the same copy"
+                f"{segment.path}: they do not belong together; restore both from the same copy, or move "
+                f"{segment.path.parent} away, which loses what is not in the database"
             )
         if self._descriptor < 0:
             self._descriptor = os.open(segment.path, os.O_RDONLY | os.O_CLOEXEC)

@@ -40,6 +40,8 @@ class SessionRow:
     pooled: bool
     workspace: str
     """"" or the name of its volume."""
+    kernel: str
+    """What the kernel enforces of its profile's rules, "" when nothing was asked of it."""
     ended: float | None
     reason: str
     """Why it ended, "" while it lives."""

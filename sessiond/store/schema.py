@@ -22,7 +22,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             id TEXT PRIMARY KEY, state TEXT NOT NULL, profile TEXT NOT NULL, engine TEXT NOT NULL,
             sandbox TEXT NOT NULL, generation INTEGER NOT NULL, request BLOB NOT NULL, image_env TEXT NOT NULL,
             created REAL NOT NULL, expires REAL, idle_timeout REAL, epoch INTEGER NOT NULL, pooled INTEGER NOT NULL,
-            workspace TEXT NOT NULL, ended REAL, reason TEXT NOT NULL
+            workspace TEXT NOT NULL, kernel TEXT NOT NULL, ended REAL, reason TEXT NOT NULL
         )""",
         """CREATE TABLE commands (
             session TEXT NOT NULL, id TEXT NOT NULL, number INTEGER NOT NULL, generation INTEGER NOT NULL,

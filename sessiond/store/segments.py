@@ -113,8 +113,8 @@ def _trim(segment: Segment) -> int:
 
 
 def damaged(path: Path, offset: int) -> StoreError:
-    """The error for a record that cannot be read though others lie behind it."""
+    """The error for a record that cannot be read though later ones can."""
     return StoreError(
-        f"the journal {path} is damaged at byte {offset}, and records lie behind it: restore the state directory "
-        f"from a copy, or move the file away, which loses what it holds"
+        f"the journal {path} has no valid record at byte {offset}, though later ones exist: restore the state "
+        f"directory from a copy, or move {path.parent} away, which loses what is not in the database"
     )

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgpack
+import msgpack  # type: ignore[import-untyped]
 from sessiond_protocol.messages import StreamName
 
 INLINE_BYTES = 16 * 1024

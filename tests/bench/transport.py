@@ -21,7 +21,7 @@ from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 from websockets.asyncio.server import ServerConnection, serve
 
-from sessiond.policy.audit import AuditLog
+from sessiond.audit.log import AuditLog
 from sessiond.runtime.admission import Admission
 from sessiond.runtime.manager import SessionManager
 from sessiond.server.app import make_app

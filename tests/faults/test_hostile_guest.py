@@ -212,7 +212,9 @@ async def daemon(puppets: PuppetEngine, tmp_path: Path) -> AsyncIterator[Daemon]
     settings = Settings.model_validate(
         {
             "daemon": {"state": str(tmp_path / "state"), "listen": [f"unix:{tmp_path}/run/s.sock"]},
-            "profiles": {name: {"policy": {"open": True}, "pool": pool} for name in ("hostile", "honest")},
+            "profiles": {
+                name: {"policy": {"open": True}, "pool": pool, "on_loss": "close"} for name in ("hostile", "honest")
+            },
         }
     )
     daemon = Daemon(settings)

@@ -83,7 +83,7 @@ for path in glob.glob("/proc/[0-9]*/stat"):
 print(n)
 """
 
-assert PROFILES["small"]["output_bytes"] == "256KiB"
+assert PROFILES["small"]["output"] == {"command_bytes": "1MiB"}
 
 
 async def usable(session: Session) -> None:

@@ -52,7 +52,7 @@ def test_client_does_not_know_the_daemon():
 
 
 def test_daemon_does_not_know_the_client_but_in_its_commands():
-    for part in ("core", "engine", "policy", "runtime", "server", "guest"):
+    for part in ("core", "engine", "policy", "workspace", "audit", "store", "runtime", "server", "guest"):
         assert violations(PACKAGES["sessiond"] / part, {"sessiond_client"}) == []
 
 
@@ -65,10 +65,19 @@ def test_core_decides_without_engine_server_or_clock():
 
 def test_engines_and_policy_know_nothing_above_them():
     above = {"sessiond.server", "sessiond.runtime", "sessiond.cli"}
-    for part in ("engine", "policy", "guest", "core"):
-        assert violations(PACKAGES["sessiond"] / part, above) == []
+    for part in ("engine", "policy", "audit", "store", "guest", "core"):
+        assert violations(PACKAGES["sessiond"] / part, above | {"sessiond.workspace"}) == []
+    assert violations(PACKAGES["sessiond"] / "workspace", above) == []
     assert violations(PACKAGES["sessiond"] / "runtime", {"sessiond.server", "sessiond.cli"}) == []
     assert violations(PACKAGES["sessiond"] / "server", {"sessiond.cli"}) == []
+
+
+def test_the_store_stands_on_core_protocol_and_failpoints_alone():
+    allowed = ("sessiond.store", "sessiond.core", "sessiond.failpoint")
+    ours = {name for path in sources(PACKAGES["sessiond"] / "store") for name in imports(path)}
+    assert [name for name in sorted(ours) if name.startswith("sessiond.") and not name.startswith(allowed)] == []
+    assert violations(PACKAGES["sessiond"] / "core", {"sessiond.store"}) == []
+    assert [name for name in imports(PACKAGES["sessiond"] / "failpoint.py") if name.startswith("sessiond")] == []
 
 
 def test_only_the_docker_engine_imports_docker():

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sessiond.engine.port import Limits
-from sessiond.settings import DEVELOPER_PROGRAMS, SettingsError, load
+from sessiond.settings import SettingsError, load
 
 EXAMPLE = Path(__file__).parents[2] / "sessiond.example.toml"
 
@@ -38,7 +38,7 @@ def test_defaults_work_without_a_file() -> None:
     assert list(settings.profiles) == ["default"]
     profile = settings.profiles["default"]
     assert profile.limits.to_limits() == Limits()
-    assert profile.policy.allow == list(DEVELOPER_PROGRAMS)
+    assert (profile.policy.use, profile.policy.allow, profile.policy.open) == ("developer", None, False)
     assert settings.daemon.listen[0].startswith("unix:/")
     assert settings.daemon.state.is_absolute()
 
@@ -72,8 +72,8 @@ def test_sizes_and_durations_are_read(tmp_path: Path) -> None:
             drain = "1.5m"
             ping_interval = 5
             [profiles.default]
-            output_bytes = "1MB"
             ttl = "1h"
+            output = { command_bytes = "2MB" }
             [profiles.default.limits]
             memory_bytes = "1GiB"
             tmp_bytes = 1048576
@@ -83,7 +83,7 @@ def test_sizes_and_durations_are_read(tmp_path: Path) -> None:
     profile = settings.profiles["default"]
     assert settings.daemon.drain == 90.0
     assert settings.daemon.ping_interval == 5.0
-    assert (profile.output_bytes, profile.ttl) == (1_000_000, 3600.0)
+    assert (profile.output.command_bytes, profile.ttl) == (2_000_000, 3600.0)
     assert profile.limits.to_limits() == Limits(memory_bytes=1024**3, tmp_bytes=1024**2)
 
 
@@ -164,6 +164,9 @@ def test_every_problem_is_reported_with_file_line_and_key(tmp_path: Path) -> Non
         ("[profiles.default.policy]\nopen = true\nallow = []\n", "open = true"),
         ('[profiles.default.policy]\nallow = ["/usr/bin/../x"]\n', "plain absolute path"),
         ('[profiles.default.policy]\nallow = ["a b"]\n', "bare name"),
+        ('[profiles.default.policy]\nallow = []\nuse = "strict"\n', "not both"),
+        ('[profiles.default.policy]\nopen = true\nuse = "strict"\n', "open = true"),
+        ('[policies."A"]\n', "policies.A"),
     ],
 )
 def test_what_cannot_be_is_refused(tmp_path: Path, text: str, expected: str) -> None:
@@ -194,3 +197,50 @@ def test_the_command_line_comes_first_and_is_checked_too(tmp_path: Path) -> None
         load(path, {"listen": ["tcp:0.0.0.0:1"]})
     with pytest.raises(SettingsError, match="command line: engine: Input should be"):
         load(path, {"engine": "dokcer"})
+
+
+def test_kernel_rules_are_read_and_default_to_none(tmp_path: Path) -> None:
+    kernel = load(None).profiles["default"].kernel
+    assert (kernel.executables, kernel.read, kernel.write, kernel.network) == ("any", None, None, True)
+    assert (kernel.exec, kernel.landlock) == ("any", "use")
+    text = """
+        [profiles.default.kernel]
+        executables = ["python3", "/usr/bin/git", "/opt/tools/"]
+        read = ["system", "/opt/*"]
+        write = "any"
+        network = false
+        exec = "strict"
+        landlock = "require"
+    """
+    kernel = load(write(tmp_path, text)).profiles["default"].kernel
+    assert kernel.executables == ["python3", "/usr/bin/git", "/opt/tools/"]
+    assert (kernel.read, kernel.write, kernel.exec) == (["system", "/opt/*"], "any", "strict")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("executables", '["a b"]'),
+        ("executables", '["./a"]'),
+        ("executables", '["/"]'),
+        ("executables", '["/usr/../bin/sh"]'),
+        ("executables", '["/usr/bin//"]'),
+        ("executables", '"some"'),
+        ("read", '["etc"]'),
+        ("read", '["/etc/"]'),
+        ("read", '["/usr/*/python3"]'),
+        ("write", '["/a\\u0000b"]'),
+        ("write", '["~"]'),
+        ("exec", '"sometimes"'),
+        ("landlock", "true"),
+    ],
+)
+def test_kernel_rules_that_mean_nothing_are_refused(tmp_path: Path, key: str, value: str) -> None:
+    (problem,) = problems(tmp_path, f"[profiles.default.kernel]\n{key} = {value}\n")[:1]
+    assert f"kernel.{key}" in problem
+
+
+def test_kernel_rules_that_no_frame_holds_are_refused(tmp_path: Path) -> None:
+    paths = ", ".join(f'"/{"x" * 4000}{number}"' for number in range(40))
+    (problem,) = problems(tmp_path, f"[profiles.default.kernel]\nread = [{paths}]\n")
+    assert "131072 bytes" in problem

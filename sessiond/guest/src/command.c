@@ -24,12 +24,17 @@ static struct command table[COMMANDS_MOST];
 static struct command *oldest, *newest;
 static struct command *next_turn; /* whom the next batch begins with */
 static bool replaying;            /* SYNCED has yet to be said */
+static bool started;              /* a START came */
 
 struct command *command_find(uint32_t handle) {
     struct command *command = newest;
     while (command != NULL && command->tree.command != handle)
         command = command->older;
     return command;
+}
+
+bool commands_started(void) {
+    return started;
 }
 
 void command_owes(struct command *command, enum due due, uint64_t patience_ms) {
@@ -151,6 +156,7 @@ enum refusal command_start(const struct frame *frame) {
     enum refusal why = start_parse(frame, mark, &start);
     if (why != FINE)
         return why;
+    started = true;
 
     struct command *command = command_find(frame->command);
     if (command != NULL) {

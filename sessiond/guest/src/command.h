@@ -80,6 +80,9 @@ struct command {
 
 struct command *command_find(uint32_t handle);
 
+/* Whether a program was ever run. */
+bool commands_started(void);
+
 enum refusal command_start(const struct frame *frame);
 enum refusal command_signal(struct command *command, uint32_t signal, uint32_t scope);
 enum refusal command_forget(struct command *command);

@@ -1,4 +1,4 @@
-/* The one switch. Terminals (0x10-0x1f), files (0x20-0x2f), tunnels (0x30-0x3f) and confinement (0x40-0x4f) get their cases here. */
+/* The one switch. Terminals (0x10-0x1f), files (0x20-0x2f) and tunnels (0x30-0x3f) get their cases here. */
 #include "dispatch.h"
 
 #include "channel.h"
@@ -6,6 +6,7 @@
 #include "init.h"
 #include "input.h"
 #include "output.h"
+#include "restrict.h"
 
 enum refusal dispatch(const struct frame *frame) {
     struct command *command = command_find(frame->command);
@@ -17,6 +18,8 @@ enum refusal dispatch(const struct frame *frame) {
         shut_down();
     case START:
         return command_start(frame);
+    case RESTRICT:
+        return restrict_session(frame);
     }
     if (command == NULL)
         return FINE; /* it is gone: the frame crossed its end */

@@ -6,6 +6,7 @@
 /* What START may hold at most follows from its counts being u16. Only the pages that are used become memory. */
 static char *argv_vector[UINT16_MAX + 1];
 static char *envp_vector[UINT16_MAX + 2];
+static struct grant grants[GRANTS_MOST];
 
 static const struct {
     uint8_t type;
@@ -22,6 +23,7 @@ static const struct {
     {FORGET, true, 0, 0},
     {PING, false, 8, 8},
     {SHUTDOWN, false, 0, 0},
+    {RESTRICT, false, 8 + 1, FRAME_PAYLOAD},
 };
 
 enum refusal frame_parse(uint8_t *bytes, size_t size, struct frame *frame, size_t *taken) {
@@ -99,6 +101,39 @@ enum refusal start_parse(const struct frame *frame, char *mark, struct start *st
 
     start->argv = argv_vector;
     start->envp = envp_vector;
+    return at == end ? FINE : BAD_PAYLOAD;
+}
+
+/* A program may be a bare name; all else is an absolute path. */
+static bool is_grant(const struct grant *grant) {
+    bool program = grant->access == ACCESS_PROGRAM;
+    if (grant->access == 0 || (grant->access & ~ACCESS_BITS) != 0 || (!program && (grant->access & ACCESS_PROGRAM)))
+        return false;
+    return grant->path[0] == '/' || (program && grant->path[0] != '\0' && strchr(grant->path, '/') == NULL);
+}
+
+enum refusal restrict_parse(const struct frame *frame, struct restrict_frame *restriction) {
+    uint8_t *at = frame->payload;
+    const uint8_t *end = at + frame->length;
+    restriction->flags = get_u32(at);
+    restriction->count = get_u16(at + 4);
+    restriction->grants = grants;
+    bool sound = restriction->flags != 0 && (restriction->flags & ~(uint32_t)RESTRICT_FLAGS) == 0;
+    if (!sound || restriction->count > GRANTS_MOST || get_u16(at + 6) != 0)
+        return BAD_PAYLOAD;
+    at += 8;
+
+    restriction->search = take_string(&at, end);
+    if (restriction->search == NULL)
+        return BAD_PAYLOAD;
+    for (size_t i = 0; i < restriction->count; i++) {
+        if (at == end)
+            return BAD_PAYLOAD;
+        grants[i].access = *at++;
+        grants[i].path = take_string(&at, end);
+        if (grants[i].path == NULL || !is_grant(&grants[i]))
+            return BAD_PAYLOAD;
+    }
     return at == end ? FINE : BAD_PAYLOAD;
 }
 

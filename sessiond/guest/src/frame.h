@@ -8,6 +8,7 @@
 
 #define PROTOCOL_VERSION 1
 #define HELLO_MAGIC 0x444e5353u /* "SSND" */
+#define FEATURE_LANDLOCK 8
 
 enum {
     FRAME_HEADER = 12,
@@ -28,6 +29,7 @@ enum frame_type {
     FORGET = 0x08,
     PING = 0x09,
     SHUTDOWN = 0x0a,
+    RESTRICT = 0x40,
 
     HELLO = 0x81,
     STARTED = 0x82,
@@ -40,6 +42,7 @@ enum frame_type {
     PONG = 0x89,
     GOODBYE = 0x8a,
     ERROR = 0x8b,
+    RESTRICTED = 0xc0,
 };
 
 enum start_flag { START_STDIN = 1, START_MERGE = 2, START_PTY = 4, START_FLAGS = 7 };
@@ -51,6 +54,28 @@ enum exit_flag {
     EXIT_STDOUT_EOF = 8, /* in place of that stream's OUTPUT_EOF */
     EXIT_STDERR_EOF = 16,
 };
+
+/* What RESTRICT asks to be restricted, and RESTRICTED says is. */
+enum restriction {
+    RESTRICT_EXECUTE = 1,
+    RESTRICT_READ = 2,
+    RESTRICT_WRITE = 4,
+    RESTRICT_TCP = 8,
+    RESTRICT_SCOPE = 16, /* abstract unix sockets and signals */
+    RESTRICT_IOCTL = 32,
+    RESTRICT_FLAGS = 63,
+};
+
+/* What RESTRICT allows on one path. */
+enum access {
+    ACCESS_READ = 1,
+    ACCESS_WRITE = 2,
+    ACCESS_EXECUTE = 4,
+    ACCESS_IOCTL = 8,
+    ACCESS_PROGRAM = 16, /* reading and executing it, and what it needs to run */
+    ACCESS_BITS = 31,
+};
+enum { GRANTS_MOST = 4096 };
 
 /* Why a frame is refused: the code of ERROR. */
 enum refusal {
@@ -84,11 +109,27 @@ struct start {
     char **argv, **envp;
 };
 
+struct grant {
+    uint8_t access;
+    const char *path;
+};
+
+/* A parsed RESTRICT. The strings are borrowed from the frame, the grants until the next restrict_parse. */
+struct restrict_frame {
+    uint32_t flags;
+    const char *search; /* PATH, for programs by their bare names */
+    size_t count;
+    const struct grant *grants;
+};
+
 /* Takes one frame off the front of `size` bytes at `bytes`: sets *taken to its length, or to 0 when more bytes are needed. */
 enum refusal frame_parse(uint8_t *bytes, size_t size, struct frame *frame, size_t *taken);
 
 /* Takes START's payload apart; `mark` becomes the first entry of the environment, in place of any of the same name. */
 enum refusal start_parse(const struct frame *frame, char *mark, struct start *start);
+
+/* Takes RESTRICT's payload apart. */
+enum refusal restrict_parse(const struct frame *frame, struct restrict_frame *restriction);
 
 const char *refusal_text(enum refusal why);
 

@@ -18,6 +18,7 @@
 #include "channel.h"
 #include "command.h"
 #include "loop.h"
+#include "noexec.h"
 #include "oom.h"
 #include "seccomp.h"
 #include "tree.h"
@@ -90,12 +91,14 @@ static void tidy_signals(struct watch *watch) {
     sigprocmask(SIG_SETMASK, &set, NULL);
 }
 
-noreturn void init_run(const char *socket_path, bool with_seccomp) {
+noreturn void init_run(const struct init *init) {
     static struct watch signals = {.turn = TURN_SIGNAL, .ready = on_signal};
     prctl(PR_SET_DUMPABLE, 0); /* commands have the same uid: no ptrace, no /proc/1/fd, no /proc/1/mem for them */
     if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) /* a setuid program gains nothing; and a filter needs it */
         give_up("no_new_privs");
-    if (with_seccomp && !seccomp_apply())
+    if (init->noexec_count > 0 && !noexec_apply(init->noexec, init->noexec_count))
+        give_up("noexec");
+    if (init->with_seccomp && !seccomp_apply())
         give_up("seccomp");
     prctl(PR_SET_CHILD_SUBREAPER, 1); /* where it is not PID 1, orphans still become its children */
     umask(022);
@@ -104,7 +107,7 @@ noreturn void init_run(const char *socket_path, bool with_seccomp) {
     loop_open();
     loop_watch(&signals, EPOLLIN);
     oom_open();
-    channel_open(socket_path);
+    channel_open(init->socket_path);
     for (;;) {
         commands_tick();
         channel_tick();

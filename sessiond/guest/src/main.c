@@ -7,33 +7,37 @@
 #include "frame.h"
 #include "init.h"
 #include "probe.h"
+#include "tar_modes.h"
 
 #ifndef GUEST_VERSION
 #error "build.py gives the version"
 #endif
 
 static int usage(void) {
-    fputs("usage: guest init --dial SOCKET [--seccomp]   be PID 1\n"
+    fputs("usage: guest init --dial SOCKET [--seccomp] [--noexec PATH]...   be PID 1\n"
           "       guest floor COUNT PROGRAM [ARG...]     measure a bare spawn\n"
           "       guest probe NAME [LIMIT] | list        try what must not work\n"
+          "       guest tar-export DIRECTORY             as a tar archive, to standard output\n"
+          "       guest tar-import DIRECTORY             of one from standard input\n"
           "       guest version\n",
           stderr);
     return 2;
 }
 
 static int init_main(int argc, char **argv) {
-    const char *path = NULL;
-    bool with_seccomp = false;
+    struct init init = {0};
     for (int i = 0; i < argc; i++)
         if (strcmp(argv[i], "--seccomp") == 0)
-            with_seccomp = true;
+            init.with_seccomp = true;
         else if (strcmp(argv[i], "--dial") == 0 && i + 1 < argc)
-            path = argv[++i];
+            init.socket_path = argv[++i];
+        else if (strcmp(argv[i], "--noexec") == 0 && i + 1 < argc && init.noexec_count < NOEXEC_MOST)
+            init.noexec[init.noexec_count++] = argv[++i];
         else
             return usage();
-    if (path == NULL || strlen(path) >= sizeof((struct sockaddr_un *)0)->sun_path)
+    if (init.socket_path == NULL || strlen(init.socket_path) >= sizeof((struct sockaddr_un *)0)->sun_path)
         return usage();
-    init_run(path, with_seccomp);
+    init_run(&init);
 }
 
 int main(int argc, char **argv) {
@@ -44,6 +48,10 @@ int main(int argc, char **argv) {
         return floor_main(argc - 2, argv + 2);
     if (strcmp(mode, "probe") == 0)
         return probe_main(argc - 2, argv + 2);
+    if (strcmp(mode, "tar-export") == 0)
+        return tar_export_main(argc - 2, argv + 2);
+    if (strcmp(mode, "tar-import") == 0)
+        return tar_import_main(argc - 2, argv + 2);
     if (strcmp(mode, "version") == 0) {
         printf("{\"version\":\"%s\",\"protocol\":%d}\n", GUEST_VERSION, PROTOCOL_VERSION);
         return 0;

@@ -29,6 +29,19 @@ static void check_start(const struct frame *frame) {
     }
 }
 
+static void check_restrict(const struct frame *frame) {
+    struct restrict_frame wanted;
+    if (restrict_parse(frame, &wanted) != FINE)
+        return;
+    check_string(frame, NULL, wanted.search);
+    assert(wanted.flags != 0 && wanted.count <= GRANTS_MOST);
+    for (size_t i = 0; i < wanted.count; i++) {
+        const struct grant *grant = &wanted.grants[i];
+        check_string(frame, NULL, grant->path);
+        assert(grant->access != 0 && grant->path[0] != '\0' && (grant->path[0] == '/' || grant->access == ACCESS_PROGRAM));
+    }
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     uint8_t *bytes = malloc(size); /* of exactly this size, so that the sanitizer sees one byte too many */
     if (bytes == NULL && size > 0)
@@ -47,6 +60,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
             assert(frame_parse(bytes + at, taken - 1, &shorter, &early) == FINE && early == 0);
             if (frame.type == START)
                 check_start(&frame);
+            if (frame.type == RESTRICT)
+                check_restrict(&frame);
         }
         at += taken;
     }

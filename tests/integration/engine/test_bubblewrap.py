@@ -18,7 +18,8 @@ from sessiond.engine import bubblewrap, cgroup, jail
 from sessiond.engine.bubblewrap import BubblewrapEngine
 from sessiond.engine.directory import SandboxDirectory
 from sessiond.engine.hostuid import FIRST_UID, UIDS
-from sessiond.engine.port import EngineError, EngineUnavailableError, Limits, SandboxState
+from sessiond.engine.jail_state import RECORD
+from sessiond.engine.port import EngineError, EngineUnavailableError, Limits, SandboxSpec, SandboxState
 from tests import engines
 from tests.integration.engine.conftest import bubblewrap_ground
 from tests.integration.engine.ground import Ground
@@ -161,7 +162,7 @@ async def test_jail_that_cannot_be_made_leaves_nothing(jails: Ground, monkeypatc
     assert await engine.list() == []
 
 
-def broken_arguments(spec, around, *, mount, memory, fds):
+def broken_arguments(spec, around, *, mount, volume, memory, fds):
     return [
         *(around.bwrap, "--unshare-all", "--as-pid-1", "--info-fd", str(fds.info)),
         *("--json-status-fd", str(fds.status), "--block-fd", str(fds.block), "--ro-bind", "/nonexistent", "/x", "true"),
@@ -182,6 +183,27 @@ async def test_start_that_dies_in_the_middle_leaves_a_jail_that_is_found(jails: 
     os.close(started.pidfd)
 
 
+async def test_what_a_killed_daemon_left_half_made_is_found_and_erased(tmp_path: Path):
+    """It has a directory, and maybe cgroups, but no record yet."""
+    engine = BubblewrapEngine(instance="half", directory=tmp_path, guest=engines.guest())
+    await engine.open()
+    try:
+        spec = SandboxSpec(id="s-1", profile="p")
+        await engine.create(spec, asyncio.Protocol)
+        (record,) = engine._base.rglob(RECORD)
+        record.unlink()
+        await engine.close()
+        engine = BubblewrapEngine(instance="half", directory=tmp_path, guest=engines.guest())
+        await engine.open()
+        assert [(status.id, status.state) for status in await engine.list()] == [("s-1", SandboxState.CREATED)]
+        await engine.remove("s-1")
+        assert await engine.list() == []
+        assert [path for path in engine._base.iterdir() if path.is_dir()] == []
+    finally:
+        await engine.remove("s-1")
+        await engine.close()
+
+
 async def test_missing_bwrap_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     engine = BubblewrapEngine(instance="t", directory=tmp_path, guest=engines.guest())
@@ -198,7 +220,7 @@ def readable_copy() -> Iterator[Path]:
         copy = Path(name)
         copy.chmod(0o755)
         for part in (
-            *("sessiond/core", "sessiond/engine", "sessiond/guest"),
+            *("sessiond/core", "sessiond/engine", "sessiond/guest", "sessiond/workspace"),
             *("protocol/sessiond_protocol", "tests/integration/engine"),
         ):
             shutil.copytree(root / part, copy / part, ignore=shutil.ignore_patterns("bin", "__pycache__"))
@@ -212,10 +234,11 @@ def readable_copy() -> Iterator[Path]:
 
 AS_NOBODY = """
 import asyncio, sys
+from dataclasses import replace
 from pathlib import Path
 from sessiond.engine.bubblewrap import BubblewrapEngine
+from sessiond.workspace.volumes import Volumes
 from tests.integration.engine.ground import Ground
-from tests.integration.engine.test_contract import FORKS
 
 async def main():
     here = Path(sys.argv[1])
@@ -231,6 +254,20 @@ async def main():
     print((await adopted.run("echo", "adopted")).output, end="")
     print(await ground.refused())
     await engine.remove("s-1")
+    strict = await ground.sandbox_of(replace(ground.spec("s-2"), exec_in="strict"))
+    print((await strict.run("sh", "-c", "cp /bin/true x; ./x || echo refused")).output.count("refused"))
+    volumes = Volumes(here / "state" / "volumes")
+    print((await volumes.open()).quota)
+    volume = await volumes.create("v-1", 1 << 20)
+    guest = await ground.sandbox("s-4", volume=volume)
+    await guest.run("sh", "-c", "echo kept >/workspace/file")
+    await engine.remove("s-4")
+    guest = await ground.sandbox("s-3", volume=await volumes.adopt("v-1"))
+    print((await guest.run("sh", "-c", "cat file; id -u; stat -c %u file", cwd="/workspace")).output, end="")
+    await engine.remove("s-3")
+    await volumes.remove("v-1")
+    print(await volumes.list())
+    await volumes.close()
     await ground.clear()
 asyncio.run(main())
 """
@@ -251,4 +288,6 @@ def test_ordinary_user_needs_nothing_but_bwrap(readable_copy: Path):
         cwd=readable_copy,
         timeout=60,
     )
-    assert (done.stdout, done.returncode) == ("['paused']\nadopted\n0\n", 0), done.stderr
+    assert (done.stdout, done.returncode) == ("['paused']\nadopted\n0\n1\nmeasured\nkept\n1000\n1000\n[]\n", 0), (
+        done.stderr
+    )

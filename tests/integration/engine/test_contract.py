@@ -10,11 +10,12 @@ import re
 import signal
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from sessiond.engine.port import EngineError, Limits, SandboxGoneError, SandboxState, SandboxStatus
+from sessiond.engine.port import EngineError, ExecMode, Limits, SandboxGoneError, SandboxState, SandboxStatus
 from tests.integration.engine.ground import Ground
 
 MIB = 1024**2
@@ -361,6 +362,24 @@ for top, directories, files in os.walk("/", followlinks=False):
     for path in ("/x", "/etc/x", "/usr/x", "/dev/x", "/var/x", "/run/x", "/home/x", "/sys/x"):
         outcome = await guest.run("touch", path)
         assert outcome.code != 0, path
+
+
+@pytest.mark.parametrize(
+    ("mode", "runnable"), [("any", {"/workspace"}), ("workspace", {"/workspace"}), ("strict", set())]
+)
+async def test_what_was_written_runs_only_where_the_recipe_says(ground: Ground, mode: ExecMode, runnable: set[str]):
+    """Also after a restart of the daemon; and what it took to arrange that, the guest has given up."""
+    await ground.sandbox_of(replace(ground.spec(), exec_in=mode))
+    await ground.again()
+    guest = await ground.adopt()
+    places = ["/workspace", "/tmp", "/dev/shm"]
+    ran = {place for place in places if (await guest.run("sh", "-c", f"cp /bin/true {place}/x && {place}/x")).code == 0}
+    assert runnable <= ran
+    if mode != "any":
+        assert ran == runnable
+    for who in ("self", "1"):
+        status = (await guest.run("cat", f"/proc/{who}/status")).output
+        assert {line.split()[1] for line in status.splitlines() if line.startswith("Cap")} == {"0" * 16}
 
 
 async def test_kernel_files_cannot_be_written(ground: Ground):

@@ -16,6 +16,7 @@ def test_environment_is_clean_and_later_layers_win():
     assert (env["A"], env["B"], env["C"]) == ("profile", "session", "command")
     assert set(env) == {"PATH", "HOME", "USER", "LANG", "TMPDIR", "A", "B", "C"}
     assert b"C=command" not in Environment(*layers).entries({})
+    assert Environment(*layers).path == "/image/bin"
 
 
 def test_working_directory_is_seen_from_the_workspace_and_never_resolved_outside():

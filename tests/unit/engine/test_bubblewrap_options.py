@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+
+import pytest
 
 from sessiond.engine.bubblewrap_options import (
     ETC,
@@ -13,15 +16,15 @@ from sessiond.engine.bubblewrap_options import (
     host_root,
     jail_arguments,
 )
-from sessiond.engine.port import Limits, SandboxSpec
+from sessiond.engine.port import ExecMode, Limits, SandboxSpec
 
 AROUND = Surroundings("/usr/bin/bwrap", "/usr/bin/prlimit", ("--ro-bind", "/usr", "/usr"), Path("/state"))
 SPEC = SandboxSpec("s-1", "p", limits=Limits(open_files=8, file_bytes=9, workspace_bytes=10, tmp_bytes=11, pids=12))
 
 
-def arguments(memory: Path | None = None) -> list[str]:
+def arguments(memory: Path | None = None, spec: SandboxSpec = SPEC) -> list[str]:
     fds = Descriptors(guest=10, info=11, status=12, block=13)
-    return jail_arguments(SPEC, AROUND, mount=Path("/state/s-1/mount"), memory=memory, fds=fds)
+    return jail_arguments(spec, AROUND, mount=Path("/state/s-1/mount"), memory=memory, fds=fds)
 
 
 def has(words: list[str], *run: str) -> bool:
@@ -82,6 +85,20 @@ def test_rlimits_stand_in_for_cgroups_only_where_there_are_none():
 def test_guest_is_the_program_and_installs_the_filter():
     tail = arguments()[-5:]
     assert tail == ["/run/sessiond/guest", "init", "--dial", "/run/sessiond/channel.sock", "--seccomp"]
+
+
+@pytest.mark.parametrize(
+    ("mode", "noexec"),
+    [("any", []), ("workspace", ["/tmp", "/dev/shm"]), ("strict", ["/tmp", "/dev/shm", "/workspace"])],
+)
+def test_where_written_files_may_be_executed(mode: ExecMode, noexec: list[str]):
+    """The guest remounts them; only for that it is left two capabilities, which it gives up."""
+    words = arguments(spec=replace(SPEC, exec_in=mode))
+    at = words.index("--seccomp")
+    assert words[at + 1 :] == [word for path in noexec for word in ("--noexec", path)]
+    added = [words[at + 1] for at, word in enumerate(words) if word == "--cap-add"]
+    assert added == (["CAP_SYS_ADMIN", "CAP_SETPCAP"] if noexec else [])
+    assert words.index("--cap-drop") < (words.index("--cap-add") if noexec else len(words))
 
 
 def test_host_root_follows_the_machine(tmp_path: Path):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from sessiond.engine.docker_options import container_options, own_labels, tighter
-from sessiond.engine.port import Limits, SandboxSpec
+from sessiond.engine.port import ExecMode, Limits, SandboxSpec
 
 LIMITS = Limits(
     memory_bytes=100,
@@ -59,6 +62,14 @@ def test_writable_places_are_sized_and_without_devices_or_setuid():
     assert "size=11," in tmpfs["/data"]
     assert "noexec" in tmpfs["/tmp"]
     assert "noexec" not in tmpfs["/workspace"]
+
+
+@pytest.mark.parametrize(("mode", "runs"), [("any", True), ("workspace", True), ("strict", False)])
+def test_where_written_files_may_be_executed(mode: ExecMode, runs: bool):
+    spec = replace(SPEC, exec_in=mode)
+    made = container_options(spec, instance="i", mount=Path("/m"), seccomp="{}", volumes=["/data"])
+    runnable = {path for path, mount in made.host["tmpfs"].items() if "noexec" not in mount.split(",")}
+    assert runnable == ({"/workspace"} if runs else set())
 
 
 def test_image_that_has_the_workspace_as_a_volume_changes_nothing():

@@ -36,6 +36,11 @@ def head(*, flags: int = 0, limits: int = 0, zero: int = 0, argc: int = 1, envc:
     return struct.pack("<IIIBBHHH", 0, 0, flags, limits, zero, argc, envc, zeros)
 
 
+def restrict(strings: bytes, *, flags: int = 1, count: int = 1, zero: int = 0) -> bytes:
+    payload = struct.pack("<IHH", flags, count, zero) + strings
+    return header(len(payload), 0x40) + payload
+
+
 BAD_FRAMES = {
     "too long": header(262_209, 0x03, command=1),
     "as long as can be": header(2**32 - 1, 0x03, command=1),
@@ -63,6 +68,23 @@ BAD_FRAMES = {
     "start with bytes behind": start(head() + b"/\0true\0x"),
     "start without its rlimits": start(head(limits=3) + b"/\0true\0"),
     "start with a reserved field in an rlimit": start(head(limits=1) + struct.pack("<IIQ", 7, 1, 1) + b"/\0true\0"),
+    "restrict too short": header(8, 0x40) + bytes(8),
+    "restrict for a command": header(9, 0x40, command=1) + struct.pack("<IHHB", 1, 0, 0, 0),
+    "restrict nothing": restrict(b"\0\x01/\0", flags=0),
+    "restrict with unknown flags": restrict(b"\0\x01/\0", flags=64),
+    "restrict with a reserved word": restrict(b"\0\x01/\0", zero=1),
+    "restrict with too many grants": restrict(b"\0" + b"\x01/\0" * 4097, count=4097),
+    "restrict with fewer grants": restrict(b"\0\x01/\0", count=2),
+    "restrict with more grants": restrict(b"\0\x01/\0\x01/\0"),
+    "restrict with an open PATH": restrict(b"/bin", count=0),
+    "restrict with an open grant": restrict(b"\0\x01/"),
+    "restrict with an access alone": restrict(b"\0\x01"),
+    "restrict without an access": restrict(b"\0\0/\0"),
+    "restrict with an unknown access": restrict(b"\0\x20/\0"),
+    "restrict with a program that is more": restrict(b"\0\x11/\0"),
+    "restrict with a relative path": restrict(b"\0\x01etc\0"),
+    "restrict with a relative program": restrict(b"\0\x10./x\0"),
+    "restrict with a nameless program": restrict(b"\0\x10\0"),
     "start with a nameless variable": start(head(envc=1) + b"/\0true\0NOVALUE\0"),
 }
 

@@ -29,6 +29,8 @@ from sessiond_protocol.guest import (
     Ping,
     Pong,
     Resize,
+    Restrict,
+    Restricted,
     Shutdown,
     Signal,
     Start,
@@ -71,6 +73,18 @@ daemon_frames: st.SearchStrategy[Frame] = st.one_of(
     st.builds(Forget, handles),
     st.builds(Ping, u64),
     st.just(Shutdown()),
+    st.builds(
+        Restrict,
+        st.integers(1, 63),
+        words,
+        st.lists(
+            st.one_of(
+                st.tuples(st.integers(1, 15), words.map(lambda path: b"/" + path)),
+                st.tuples(st.just(16), words.filter(lambda name: name and b"/" not in name)),
+            ),
+            max_size=5,
+        ).map(tuple),
+    ),
 )
 codes = st.one_of(
     st.tuples(st.integers(0, 255), st.just(0)),
@@ -94,6 +108,8 @@ guest_frames: st.SearchStrategy[Frame] = st.one_of(
     st.builds(Pong, u64),
     st.just(Goodbye()),
     st.builds(GuestError, u32, st.text(max_size=50)),
+    st.builds(Restricted, st.integers(1, 99), st.integers(0, 63), u32, u32),
+    st.builds(Restricted, u32, st.just(0), u32, u32, st.integers(0, 4095)),
 )
 directions = pytest.mark.parametrize(
     ("decoder", "strategy"),
@@ -167,7 +183,7 @@ def test_rubbish_raises_nothing_but_the_documented_error(
 
 
 @given(
-    st.sampled_from([*range(0x81, 0x8C)]),
+    st.sampled_from([*range(0x81, 0x8C), 0xC0]),
     st.sampled_from([0, 0, 0, 1, 2, 3]),
     st.sampled_from([0, 1, 7]),
     st.binary(max_size=80),
@@ -212,6 +228,12 @@ def test_a_well_formed_header_with_any_payload(kind: int, stream: int, command: 
         header(56, 0x86, command=1) + struct.pack("<IIII40x", 0, 0, 0, 1),
         header(3, 0x8B) + bytes(3),
         header(205, 0x8B) + bytes(205),
+        header(20, 0xC0, command=1) + bytes(20),
+        header(16, 0xC0) + bytes(16),
+        header(20, 0xC0) + struct.pack("<IIIII", 7, 64, 0, 0, 0),
+        header(20, 0xC0) + struct.pack("<IIIII", 7, 0, 0, 0, 4096),
+        header(20, 0xC0) + struct.pack("<IIIII", 7, 1, 0, 0, 13),
+        header(20, 0xC0) + struct.pack("<IIIII", 0, 1, 0, 0, 0),
     ],
 )
 def test_what_a_guest_may_not_send(wire: bytes) -> None:
@@ -260,6 +282,18 @@ def test_the_largest_frames_pass() -> None:
         Start(command=1, argv=(b"x" * MOST_PAYLOAD,), cwd=b"/"),
         Start(command=1, argv=(b"a",) * 65536, cwd=b"/"),
         Start(command=1, argv=(b"a",), cwd=b"/", rlimits=((0, 0),) * 256),
+        Restrict(0),
+        Restrict(64),
+        Restrict(1, b"/bin\0"),
+        Restrict(1, grants=((1, b"/"),) * 4097),
+        Restrict(1, grants=((0, b"/"),)),
+        Restrict(1, grants=((17, b"/"),)),
+        Restrict(1, grants=((32, b"/"),)),
+        Restrict(1, grants=((1, b"etc"),)),
+        Restrict(1, grants=((16, b"a/b"),)),
+        Restrict(1, grants=((16, b""),)),
+        Restrict(1, grants=((1, b"/\0"),)),
+        Restrict(1, grants=((1, b"/" * 4096),) * 64),
     ],
 )
 def test_what_no_frame_can_say_is_the_callers_mistake(frame: Frame) -> None:
@@ -276,4 +310,10 @@ def test_the_bytes_are_those_of_the_specification() -> None:
         Start(command=3, argv=(b"ls", b"-l"), cwd=b"/w", env=(b"A=1",), timeout_ms=1000, grace_ms=5, stdin=True)
     ) == bytes.fromhex(
         "21000000 02 00 0000 03000000  e8030000 05000000 01000000 00 00 0200 0100 0000  2f7700 6c7300 2d6c00 413d3100"
+    )
+    assert encode(Restrict(3, b"/bin", ((5, b"/w"), (16, b"ls")))) == bytes.fromhex(
+        "15000000 40 00 0000 00000000  03000000 0200 0000  2f62696e00 05 2f7700 10 6c7300"
+    )
+    assert encode(Restricted(7, 3, 40, 1)) == bytes.fromhex(
+        "14000000 c0 00 0000 00000000  07000000 03000000 28000000 01000000 00000000"
     )

@@ -1,14 +1,16 @@
 """One command between its client and its guest; the channel here only remembers what it was given."""
 
+from pathlib import Path
+
 import pytest
 from sessiond_protocol import guest as wire
 from sessiond_protocol.codec import encode
-from sessiond_protocol.messages import CommandStart, Error, Exited, Failed, Gap, Output, Started, StdinAck
+from sessiond_protocol.messages import Error, Exited, Failed, Gap, Output, Started, StdinAck
 
 from sessiond.core.errors import RequestError
-from sessiond.core.spool import Spool
 from sessiond.runtime.command import Command, Starter
 from sessiond.runtime.reports import GuestFault
+from tests.unit.runtime.keeper import make_command
 
 RING = 1024 * 1024
 
@@ -35,9 +37,13 @@ class Sink:
         self.done += 1
 
 
+@pytest.fixture(autouse=True)
+def directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
 def make(**fields) -> Command:
-    request = CommandStart(**{"id": 1, "session": "s", "command": "c", "argv": ["cat"], **fields})
-    return Command(session_id="s", command_id="c", request=request, spool=Spool(1 << 20), ended=Command.settle)
+    return make_command(Path("spools"), **fields)
 
 
 def launch(command: Command, channel: Channel | None = None) -> Channel:
@@ -136,7 +142,7 @@ def test_a_client_that_is_full_gets_nothing_until_it_is_writable_again():
 def test_a_reader_behind_what_is_kept_is_told_the_gap():
     command, _ = running()
     command.on_output(wire.Output(7, 1, 0, b"abc"), RING)
-    command.spool.clear()
+    command.spool.forget()
     sink = Sink()
     command.follow(sink, 1, 100).pump()
     assert sink.sent == [Gap(session="s", command="c", start=1, end=3)]
@@ -268,10 +274,67 @@ def test_output_is_acknowledged_in_large_steps_and_not_while_the_record_is_full(
     for number in range(4, 20):
         command.on_output(wire.Output(7, 1, number * 65536, bytes(65536)), RING)
     last = channel.of(wire.OutputAck)[-1].offset
-    assert last <= command.spool.capacity
+    assert last <= 1 << 20
     sink = Sink()
     follower = command.follow(sink, 0, RING * 4)
     follower.pump()
     follower.ack(command.spool.end, RING)
     command.acknowledge()
     assert channel.of(wire.OutputAck)[-1].offset == command.spool.end
+
+
+def recalled(**fields) -> tuple[Command, Channel]:
+    """A command that an earlier life of the daemon started."""
+    fresh = make(**fields)
+    command = Command.recalled(
+        session_id="s",
+        number=1,
+        request=fresh.request,
+        body=b"",
+        spool=fresh.spool,
+        keeper=fresh._keeper,
+        end=None,
+        started=None,
+        settled=False,
+    )
+    channel = Channel()
+    command.expect(channel, 7, wire.Start(7, (b"cat",), b"/", stdin=True))
+    return command, channel
+
+
+def test_after_a_restart_standard_input_goes_on_where_the_guest_says():
+    command, channel = recalled(stdin=True, input=b"ab")
+    command.write(5, b"fgh")  # what its client has not seen acknowledged, or more
+    command.on_started(wire.Started(7, 5))
+    command.on_stdin_ack(wire.StdinAck(7, 6))
+    channel.sent.clear()
+    command.resynchronise(known=True)
+    assert channel.of(wire.Stdin) == [wire.Stdin(7, 5, b"fgh")]
+    command.write(8, b"i")
+    assert channel.of(wire.Stdin)[-1] == wire.Stdin(7, 8, b"i")
+    command.close_stdin(9)
+    assert channel.of(wire.StdinClose) == [wire.StdinClose(7, 9)]
+
+
+def test_after_a_restart_a_reader_may_be_ahead_of_what_is_kept():
+    """Output is sent on before it is on the disk; the guest has it still."""
+    command, _ = recalled()
+    sink = Sink()
+    command.follow(sink, 3, 100).pump()
+    command.on_started(wire.Started(7, 5))
+    command.on_output(wire.Output(7, 1, 0, b"abcdef"), RING)
+    assert [(message.offset, message.data) for message in sink.sent] == [(3, b"def")]
+
+
+def test_after_a_restart_a_start_that_never_arrived_is_sent():
+    command, channel = recalled()
+    command.resynchronise(known=False)
+    assert len(channel.of(wire.Start)) == 1
+
+
+def test_an_ended_command_whose_streams_are_held_is_settled_when_the_guest_knows_it_no_more():
+    command, _ = running()
+    command.on_exited(wire.Exited(7, 0, 0))
+    assert not command.settled
+    command.resynchronise(known=False)
+    assert command.settled

@@ -3,15 +3,15 @@
 import asyncio
 import contextlib
 import socket
+from pathlib import Path
 
 import pytest
 from sessiond_protocol import guest as wire
-from sessiond_protocol.messages import CommandStart
 
-from sessiond.core.spool import Spool
 from sessiond.runtime.command import Command
 from sessiond.runtime.link import GuestLink, LinkError
 from sessiond.runtime.outbox import Outbox
+from tests.unit.runtime.keeper import Keeper, make_command
 
 DEADLINE = 10.0
 BOOT = bytes(range(16))
@@ -49,7 +49,8 @@ class Guest:
 
 
 class Setting:
-    def __init__(self) -> None:
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
         self.faults: list[str] = []
         self.link = GuestLink("sandbox", self.faults.append, Outbox())
         self.guests: list[Guest] = []
@@ -70,17 +71,16 @@ class Setting:
         return guest
 
     def start(self) -> tuple[Command, int]:
-        request = CommandStart(id=1, session="s", command="c", argv=["true"])
-        command = Command(session_id="s", command_id="c", request=request, spool=Spool(1 << 20), ended=Command.settle)
-        handle = self.link.new_handle()
+        handle = 2
+        command = make_command(self.directory, Keeper(lambda ended: self.link.unregister(ended.handle)))
         self.link.register(handle, command)
         command.launch(self.link, wire.Start(handle, (b"true",), b"/"))
         return command, handle
 
 
 @pytest.fixture
-async def setting():
-    setting = Setting()
+async def setting(tmp_path):
+    setting = Setting(tmp_path)
     yield setting
     setting.link.close()
     for guest in setting.guests:
@@ -104,6 +104,32 @@ async def test_a_ping_is_answered_or_it_is_an_error(setting):
     await ping
     with pytest.raises(LinkError, match="did not answer"):
         await setting.link.ping(0.05)
+
+
+async def test_a_restriction_is_answered_once_or_it_is_an_error(setting):
+    guest = await setting.greet()
+    frame = wire.Restrict(wire.RESTRICT_READ, b"/bin", ((wire.ACCESS_READ, b"/etc"),))
+    asked = asyncio.create_task(setting.link.restrict(frame, DEADLINE))
+    assert await guest.hear(wire.Restrict) == frame
+    guest.say(wire.Restricted(7, 4))
+    assert await asked == wire.Restricted(7, 4)
+    guest.say(wire.Restricted(7, 4))
+    await guest.closed()
+    assert "nobody asked" in setting.faults[0]
+
+
+async def test_a_restriction_without_an_answer_is_an_error(setting):
+    """Also where the guest is away: nothing is known of what holds, so nobody may have the sandbox."""
+    frame = wire.Restrict(wire.RESTRICT_READ)
+    guest = await setting.greet()
+    with pytest.raises(LinkError, match="did not restrict"):
+        await setting.link.restrict(frame, 0.05)
+    guest.say(wire.Restricted(7, 1))  # too late, and no fault
+    guest.say(wire.Pong(1))
+    guest.close()
+    await guest.closed()
+    with pytest.raises(LinkError, match="did not restrict"):
+        await setting.link.restrict(frame, 0.05)
 
 
 async def test_a_ping_while_the_guest_redials_is_answered_after_it(setting):
@@ -176,6 +202,7 @@ async def test_a_start_that_was_cut_off_is_sent_again(setting):
         [wire.Welcome()],
         [wire.Hello(1, 0, bytes(16), 1 << 20, 256)],
         [wire.GuestError(1, "no")],
+        [wire.Restricted(7, 1)],
     ],
 )
 async def test_a_guest_that_breaks_the_rules_is_cut_off_and_reported_once(setting, lie):
@@ -221,3 +248,24 @@ async def test_whoever_says_something_else_than_hello_is_cut_off(setting):
     guest.say(wire.Pong(1))
     await guest.closed()
     assert setting.faults
+
+
+async def test_after_a_restart_the_guest_says_by_which_handle_it_knows_a_command(setting):
+    """It has two: the second is another shell's, should the first shell be missing."""
+    command = make_command(setting.directory, Keeper(lambda ended: setting.link.unregister(ended.handle)))
+    command.expect(setting.link, 2, wire.Start(2, (b"true",), b"/"))
+    for handle in (2, 3):
+        setting.link.register(handle, command)
+    guest = await setting.greet(wire.Started(3, 9))
+    assert (command.state, command.handle) == ("running", 3)
+    guest.say(wire.Exited(3, 0, 0, stdout_eof=True, stderr_eof=True))
+    assert await guest.hear(wire.Forget) == wire.Forget(3)
+    assert not [frame for frame in guest.heard if isinstance(frame, wire.Start)]
+    assert setting.faults == []
+
+
+async def test_after_a_restart_what_has_ended_before_is_forgotten_and_no_fault(setting):
+    setting.link.used(7)
+    guest = await setting.greet(wire.Started(6, 9), wire.Exited(6, 0, 0))
+    assert await guest.hear(wire.Forget) == wire.Forget(6)
+    assert setting.faults == []
