@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 MINUTES ?= 1
+faults: MINUTES = 10
 
 .PHONY: help install guest demo test check bench faults fuzz image clean
 
@@ -40,9 +41,9 @@ bench: guest  ## Measure, on Docker with a private engine
 	scripts/install-test-engines
 	$(BIN)/python -m tests.bench
 
-faults: guest  ## Harm a daemon at random for MINUTES (default 10) and check what clients were told
+faults: guest  ## Harm a daemon at random for MINUTES, and check what its clients were told
 	scripts/install-test-engines
-	$(BIN)/python -m tests.faults.robustness --engine docker --minutes $(if $(filter command environment,$(origin MINUTES)) $(findstring command,$(origin MINUTES)),$(MINUTES),10)
+	$(BIN)/python -m tests.faults.robustness --engine docker --minutes $(MINUTES)
 
 fuzz: guest  ## Fuzz parsers on both sides for MINUTES each
 	$(BIN)/python tests/fuzz/protocol/fuzz_codec.py --seconds $$(( $(MINUTES) * 60 ))
