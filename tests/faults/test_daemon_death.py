@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import itertools
 import os
+import random
 import signal
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -221,3 +222,15 @@ async def test_sigterm_under_load(lasting: DaemonProcess) -> None:
         assert sorted((await text(session, programs.COUNTER)).split()) == ran
         states = {info.command: info.state for info in await session.commands()}
         assert {states[name] for name in ran} == {"exited"}
+
+
+async def test_death_while_sandboxes_are_created(make_daemon: Callable[..., DaemonProcess]) -> None:
+    """Row 49: whatever was half made is erased by the next daemon: directories, containers, and processes."""
+    chance = random.Random(1)
+    daemon = make_daemon(profiles={"open": {"policy": {"open": True}, "pool": {"min": 3, "max": 6}}}, settings=KEEP)
+    for _ in range(12):
+        await asyncio.to_thread(daemon.start)
+        await asyncio.sleep(chance.random() * 0.15)
+        daemon.kill()
+    await asyncio.to_thread(daemon.start)
+    await eventually("the pool is full, and no sandbox is too many", lambda: daemon.settled())
