@@ -114,7 +114,7 @@ async def test_a_full_disk(small_disk: Path, make_daemon: Callable[..., DaemonPr
                 break
         assert refused
         with pytest.raises(RemoteError) as unavailable:
-            await client.open("open")
+            await client.open("open", env={"MORE": "x" * 20_000})  # Than the rest of a page.
         assert unavailable.value.code == "unavailable"
         (small_disk / "ballast").unlink()
         assert (await session.run(["echo", "on"])).stdout == b"on\n"
@@ -131,9 +131,13 @@ async def test_an_fsync_that_fails(make_daemon: Callable[..., DaemonProcess]) ->
         daemon.kill()
         with daemon.variables(SESSIOND_FAILPOINTS="journal.fsync=eio"):
             await asyncio.to_thread(daemon.start)
-        with pytest.raises(RemoteError) as refused:
-            await session.run(programs.say("c", "so").argv, command_id="c")
-        assert refused.value.code == "unavailable"
+        running = asyncio.create_task(session.run(programs.say("c", "so").argv, command_id="c"))
+        await eventually("it is noticed", lambda: "does not reach the disk" in daemon.log)
+        with pytest.raises(RemoteError) as unavailable:
+            await client.open("open")
+        assert unavailable.value.code == "unavailable"
+        assert not running.done()
         await asyncio.to_thread(daemon.restart)
-        ran = await session.run(f"cat {programs.COUNTER} 2>/dev/null || true")
-        assert ran.stdout == b""
+        told = (await asyncio.gather(running, return_exceptions=True))[0]
+        ran = (await session.run(f"cat {programs.COUNTER} 2>/dev/null || true")).text
+        assert ran == ("" if isinstance(told, BaseException) else "c\n"), told

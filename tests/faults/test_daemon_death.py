@@ -105,7 +105,7 @@ async def test_a_command_that_counts_to_a_million_runs_once(lasting: DaemonProce
 
 
 @bubblewrap
-@pytest.mark.parametrize("hit", [1, 5, 12])
+@pytest.mark.parametrize("hit", [1, 7])
 @pytest.mark.parametrize("point", sorted(NAMES))
 async def test_death_at_each_failpoint(make_daemon: Callable[..., DaemonProcess], point: str, hit: int) -> None:
     """Row 48: what was acknowledged ran at most once and has one record; the next daemon goes on."""
