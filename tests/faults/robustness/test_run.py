@@ -14,11 +14,11 @@ ROUNDS = 2
 SECONDS = 12.0
 
 
-@pytest.mark.parametrize("engine", ["bubblewrap", "docker"])
-async def test_what_clients_were_told_holds(engine: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["bubblewrap", "docker"])
+async def test_what_clients_were_told_holds(kind: str, tmp_path: Path) -> None:
     seed = int(os.environ.get("SESSIOND_TEST_SEED") or random.SystemRandom().randrange(2**31))
     print(f"SESSIOND_TEST_SEED={seed}")
-    summary = await run(Options(engine, seed, None, ROUNDS, keep=tmp_path, round_seconds=SECONDS))
+    summary = await run(Options(kind, seed, None, ROUNDS, keep=tmp_path, round_seconds=SECONDS))
     print(summary)
     assert not summary.violations, f"{summary.violations}\nkept: {summary.kept}"
     assert summary.faults.total() >= ROUNDS
