@@ -41,11 +41,11 @@ async def recover(
     """
     found = {sandbox.id: sandbox for engine in engines for sandbox in await _list(engine)}
     living: list[SessionRow] = []
+    ended: list[SessionRow] = []
     for row in rows:
-        if row.ended is None:
-            living.append(row)
-        else:
-            manager.remember(row)
+        (living if row.ended is None else ended).append(row)
+    for row in sorted(ended, key=lambda row: row.ended or 0.0):
+        manager.remember(row)
     turns = asyncio.Semaphore(ADOPTIONS)
 
     async def adopt(row: SessionRow) -> None:
