@@ -344,6 +344,8 @@ class Command:
         for waiter in waiters:
             waiter(self)
         self._keeper.ended(self)
+        if self.silent and not self.settled:  # it fell silent while its end was being put on record
+            self._keeper.fell_silent(self)
         self._pump()
 
     # --- what the guest reports -------------------------------------------------------------------------------------

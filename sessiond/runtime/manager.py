@@ -60,7 +60,7 @@ class SessionManager:
         self._spools = spools
         self._most = most
         self._retention = retention
-        self._ledger = Ledger(store)
+        self._ledger = Ledger(store, power=store.power)
         self._sessions: OrderedDict[str, Session] = OrderedDict()
         self._opening: dict[str, asyncio.Future[None]] = {}
         self._ended: OrderedDict[str, float] = OrderedDict()
