@@ -174,7 +174,7 @@ class Spool:
 
     def store(self, *, all: bool = False) -> None:
         """Move what is in memory to files if it is much, or `all` of it. A failure is in `error` afterwards."""
-        if not self._chunks or (not all and self.end - self._chunks[0].offset <= INLINE_BYTES):
+        if self.stored == self.end or (not all and self.end - self._chunks[0].offset <= INLINE_BYTES):
             return
         try:
             self._write()
@@ -196,7 +196,7 @@ class Spool:
 
     def recorded(self) -> None:
         """What `inline` gave is in the journal."""
-        self.stored = self.end
+        self.stored, self.error = self.end, None
 
     @property
     def full(self) -> bool:
