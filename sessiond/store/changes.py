@@ -12,16 +12,24 @@ from msgpack import unpackb  # type: ignore[import-untyped]
 
 from sessiond.failpoint import hit
 from sessiond.store.errors import StoreError
-from sessiond.store.records import Kind, SessionRow
+from sessiond.store.records import ApprovalRow, Kind, SessionRow
 
 SESSION_COLUMNS = tuple(field.name for field in fields(SessionRow))
+APPROVAL_COLUMNS = tuple(field.name for field in fields(ApprovalRow))
 _ENVIRONMENT = SESSION_COLUMNS.index("image_env")
 
+
+def _put(table: str, columns: tuple[str, ...]) -> str:
+    """The statement that puts a whole row, of which the first column is the key."""
+    return (
+        f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))}) "  # noqa: S608  # names of fields
+        f"ON CONFLICT (id) DO UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in columns[1:])}"
+    )
+
+
 _STATEMENTS = {
-    Kind.SESSION: (
-        f"INSERT INTO sessions ({', '.join(SESSION_COLUMNS)}) VALUES ({', '.join('?' * len(SESSION_COLUMNS))}) "  # noqa: S608  # names of fields
-        f"ON CONFLICT (id) DO UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in SESSION_COLUMNS[1:])}"
-    ),
+    Kind.SESSION: _put("sessions", SESSION_COLUMNS),
+    Kind.APPROVAL: _put("approvals", APPROVAL_COLUMNS),
     Kind.STARTED: (
         "INSERT INTO commands (session, id, number, generation, request, state, result, output, output_end, settled) "
         "VALUES (?, ?, ?, ?, ?, 'starting', x'', x'', 0, 0) ON CONFLICT DO NOTHING"
@@ -60,10 +68,12 @@ def apply(connection: sqlite3.Connection, bodies: Iterable[bytes], last: int) ->
 def _change(connection: sqlite3.Connection, kind: int, values: list[Any]) -> None:
     if kind == Kind.FORGOTTEN:
         connection.execute("DELETE FROM commands WHERE session = ?", values)
+        connection.execute("DELETE FROM approvals WHERE session = ?", values)
         connection.execute("DELETE FROM sessions WHERE id = ?", values)
         return
     if kind == Kind.SESSION:
         values[_ENVIRONMENT] = json.dumps(values[_ENVIRONMENT])
+        values += [""] * (len(SESSION_COLUMNS) - len(values))  # a sessiond before schema 2 recorded no policy
     try:
         statement = _STATEMENTS[Kind(kind)]
     except ValueError:
