@@ -22,6 +22,7 @@ COMMANDS = {
     "import": ("sessiond.cli.transfer:import_", "Read a tar archive into a session's workspace."),
     "ps": ("sessiond.cli.ps:ps", "List sessions, or the commands of one."),
     "close": ("sessiond.cli.sessions:close", "Close sessions."),
+    "approvals": ("sessiond.cli.approvals:approvals", "See what waits for a person's consent, and answer."),
     "audit": ("sessiond.cli.audit:audit", "Verify, follow, search and export the audit log."),
     "doctor": ("sessiond.cli.doctor:doctor", "Check that this machine can keep what sessiond promises."),
     "policy": ("sessiond.cli.policy:policy", "See what a policy decides, and why."),

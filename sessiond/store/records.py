@@ -94,10 +94,12 @@ class ApprovalRow:
     rule: str
     reason: str
     """Why it asks."""
+    profile: str
+    """Of the session."""
     who: str
     """Who wants the command, as the audit log says it."""
     request: bytes
-    """The msgpack frame of `command.start`."""
+    """The msgpack frame of a `command.start` whose environment is all that the client sets."""
     asked: float
     expires: float
     state: ApprovalState

@@ -36,7 +36,8 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "ALTER TABLE sessions ADD COLUMN policy TEXT NOT NULL DEFAULT ''",
         """CREATE TABLE approvals (
             id TEXT PRIMARY KEY, session TEXT NOT NULL, command TEXT NOT NULL, digest TEXT NOT NULL,
-            policy TEXT NOT NULL, rule TEXT NOT NULL, reason TEXT NOT NULL, who TEXT NOT NULL, request BLOB NOT NULL,
+            policy TEXT NOT NULL, rule TEXT NOT NULL, reason TEXT NOT NULL, profile TEXT NOT NULL, who TEXT NOT NULL,
+            request BLOB NOT NULL,
             asked REAL NOT NULL, expires REAL NOT NULL, state TEXT NOT NULL, answered REAL, approver TEXT NOT NULL,
             scope TEXT NOT NULL, times_left INTEGER NOT NULL, until REAL, note TEXT NOT NULL
         )""",

@@ -67,6 +67,7 @@ def approval(identity: str = "a", **changed) -> ApprovalRow:
         "policy": "p1",
         "rule": "r",
         "reason": "because",
+        "profile": "default",
         "who": "uid:1",
         "request": b"\x80",
         "asked": 1.0,
