@@ -111,8 +111,8 @@ def allow(
     as_json: bool,
 ) -> None:
     """Let a command run. It runs exactly as `show` showed it, or not at all."""
-    scope = _scope(how_far)
-    if (rule is not None) != (scope["scope"] == "rule") and rule is not None:
+    scope = scope_of(how_far)
+    if rule is not None and scope["scope"] != "rule":
         raise click.UsageError("--rule goes with --for rule")
     text = rule.read(MAX_RULE_BYTES + 1) if rule is not None else None
     if text is not None and len(text) > MAX_RULE_BYTES:
@@ -158,12 +158,17 @@ def watch(*, url: str | None, token_file: str | None, config: Path | None, state
     with_approvals(url, token_file, config, state, work)
 
 
-def _scope(how_far: str) -> dict[str, Any]:
+def scope_of(how_far: str) -> dict[str, Any]:
+    """What `--for` means, as arguments of `Approvals.allow`."""
     if how_far in ("once", "session", "rule"):
         return {"scope": how_far}
     if how_far.isascii() and how_far.isdecimal() and int(how_far):
         return {"scope": "times", "times": int(how_far)}
 
+    if not how_far[-1:].isalpha():  # a number without a unit is a count, and 0 is none
+        raise click.BadParameter(
+            f"{how_far!r} is neither once, session, rule, a number from 1 on nor a time such as 2h"
+        )
     return {"scope": "until", "until": time.time() + Duration().convert(how_far, None, None)}
 
 

@@ -236,6 +236,11 @@ class Command:
         for sink, follower in self.followers.items():
             sink.finished(follower)
         self.followers.clear()
+        self._move("lost")
+        self.failure = failure
+        waiters, self.waiters = self.waiters, []
+        for waiter in waiters:
+            waiter(self)
 
     def launch(self, channel: Channel, start: wire.Start, *, sent: bool = False) -> None:
         """Send it to the guest, if that has not been done, with what came for it while it waited.

@@ -51,9 +51,10 @@ class ApproverDesk:
         self._policies = policies
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def check(self, token: str) -> None:
-        """Raise RequestError `unauthorized` unless it is the approver's token."""
+    def check(self, token: str, who: str) -> None:
+        """Raise RequestError `unauthorized` unless `who` has the approver's token."""
         if not compare_digest(token.encode(), self._token):
+            log.warning("somebody who is no approver tried to be one", who=who)
             raise RequestError(
                 "unauthorized", "that is not the approver's token", f"the daemon keeps it in {TOKEN_FILE}"
             )

@@ -354,7 +354,7 @@ class ClientConnection:
         self.send(Recorded(re=message.id, body=self._manager.recorded(message.session, message.command)))
 
     def _approver_enter(self, message: ApproverEnter) -> None:
-        self._desk.check(message.token)
+        self._desk.check(message.token, self._socket.who)
         self._become("approver")
         self.send(Ok(re=message.id))
 

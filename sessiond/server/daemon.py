@@ -108,6 +108,7 @@ class Daemon:
             keep=self._settings.daemon.audit_keep,
         )
         audit.event("daemon_started", BY_DAEMON, details={"version": VERSION, "pid": os.getpid(), "instance": instance})
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reopen_audit, audit)
         store = self._store = Store(self._state, durability=self._settings.daemon.durability)
         store.open()
         admission = Admission(self._settings.daemon.spawns or default_slots())
@@ -224,12 +225,15 @@ class Daemon:
             listener = await listen(address, daemon, pending, lambda door: make_app(door, manager), websocket)
             self._listeners.append(listener)
 
-    def _hang_up(self, audit: AuditLog, policies: Policies) -> None:
-        """SIGHUP: go on with a new file of the audit log, and reload the policy."""
+    def _reopen_audit(self, audit: AuditLog) -> None:
         try:
             audit.reopen()
         except AuditError as error:
             log.error("the audit log was not rotated", error=str(error))
+
+    def _hang_up(self, audit: AuditLog, policies: Policies) -> None:
+        """SIGHUP: go on with a new file of the audit log, and reload the policy."""
+        self._reopen_audit(audit)
         task = asyncio.create_task(self._reload(policies))
         self._reloads.add(task)
         task.add_done_callback(self._reloads.discard)
