@@ -21,6 +21,7 @@ COMMANDS = {
     "export": ("sessiond.cli.transfer:export", "Write a session's workspace as a tar archive."),
     "import": ("sessiond.cli.transfer:import_", "Read a tar archive into a session's workspace."),
     "ps": ("sessiond.cli.ps:ps", "List sessions, or the commands of one."),
+    "logs": ("sessiond.cli.logs:logs", "Print what the commands of a session have said."),
     "close": ("sessiond.cli.sessions:close", "Close sessions."),
     "approvals": ("sessiond.cli.approvals:approvals", "See what waits for a person's consent, and answer."),
     "reproduce": ("sessiond.cli.reproduce:reproduce", "Run a session's recorded commands again, and compare."),

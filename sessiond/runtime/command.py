@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import signal
 import time
-from collections import deque
 from collections.abc import Callable
 from typing import Literal, NamedTuple, Protocol
 
@@ -35,6 +34,7 @@ from sessiond.policy.decide import Verdict
 from sessiond.runtime.admission import Slot
 from sessiond.runtime.follower import Follower, Sink
 from sessiond.runtime.reports import GuestFault, ending, exit_record, spawn_failure
+from sessiond.runtime.stdin import Stdin
 from sessiond.store.spool import Spool
 
 ACK_BYTES = 256 * 1024
@@ -135,20 +135,14 @@ class Command:
         self._start: wire.Start | None = None
         self._acked = 0
         self._open_streams = 1 if request.merge_stderr else 3
-        self._stdin: deque[tuple[int, bytes]] = deque()
-        self._stdin_sent = 0
-        self._stdin_acked = 0
-        self._stdin_unknown = False
-        """Whether only the guest knows where standard input stands: an earlier life of the daemon sent it."""
-        self._stdin_gone = False
-        """Whether its reading end is gone."""
-        self._stdin_closed: int | None = None
+        self._stdin = Stdin(request.command, self._send) if request.stdin or request.input else None
+        self._killed_for: Literal["quota"] | None = None
         self._signals: dict[tuple[int, int], None] = {}
         """Signals and their scopes for when the guest can be reached: early ones, and the one that kills."""
-        if request.input:
-            self.write(0, request.input)
-        if not request.stdin:
-            self._stdin_closed = len(request.input)
+        if self._stdin is not None and request.input:
+            self._stdin.write(0, 0, request.input)
+            if not request.stdin:
+                self._stdin.close(0, len(request.input))
 
     @classmethod
     def recalled(
@@ -178,11 +172,12 @@ class Command:
         command.started = started
         command._acked = spool.stored
         if end is None:
-            command._stdin_unknown = request.stdin
+            if command._stdin is not None and request.stdin:
+                command._stdin.expect_guest()
         else:
             command.end, command.state = end, end.event
             command.exit, command.failure, command.ended = end.exit, end.failure, end.at
-            command._stdin.clear()
+            command._stdin = None
         if settled:
             command.settled = True
             command._open_streams = 0
@@ -204,10 +199,6 @@ class Command:
     def killed(self) -> bool:
         """Whether it is to be killed as soon as it runs."""
         return KILL_TREE in self._signals
-
-    @property
-    def _has_stdin(self) -> bool:
-        return self.request.stdin or bool(self.request.input)
 
     @property
     def silent(self) -> bool:
@@ -248,7 +239,8 @@ class Command:
         Again with another handle after `failed` said that the shell is missing.
         """
         self._channel, self.handle, self._start = channel, start.command, start
-        self._stdin_acked = 0
+        if self._stdin is not None:
+            self._stdin.start_again()
         if not sent:
             channel.send(start)
         self._repeat()
@@ -259,42 +251,23 @@ class Command:
 
     def write(self, offset: int, data: bytes) -> None:
         """Pass standard input on. What was passed on before is ignored; a hole or too much is refused."""
-        if not self._has_stdin:
+        if not self.request.stdin and not self.request.input:
             raise RequestError("invalid", f"command {self.id} was started without standard input")
-        if self._stdin_unknown and offset > self._stdin_sent:
-            self._stdin.clear()
-            self._stdin_sent = self._stdin_acked = offset
-        if offset > self._stdin_sent:
-            raise RequestError("invalid", f"standard input of {self.id} goes on at {self._stdin_sent}, not {offset}")
-        data = data[self._stdin_sent - offset :]
-        if not data or not self.running:
-            return
-        if self._stdin_closed is not None:
-            raise RequestError("invalid", f"standard input of {self.id} is closed")
-        if self._stdin_sent + len(data) > self._stdin_acked + wire.STDIN_WINDOW:
-            raise RequestError("limit", f"more than the window of standard input of {self.id}", "wait for stdin.ack")
-        self._stdin.append((self._stdin_sent, data))
-        self._send(wire.Stdin(self.handle, self._stdin_sent, data))
-        self._stdin_sent += len(data)
+        if self._stdin is not None and self.running:
+            self._stdin.write(self.handle, offset, data)
 
     def tell_stdin(self, sent: int) -> None:
         """Tell a connection that has just written up to `sent` where standard input stands: what it sent may be old."""
+        stdin = self._stdin
         if self.stdin_sink is not None:
-            window = wire.STDIN_WINDOW if self.running and not self._stdin_gone else 0
-            offset = min(sent, self._stdin_acked)
+            window, acked = (stdin.window, stdin.acked) if stdin is not None and self.running else (0, sent)
+            offset = min(sent, acked)
             self.stdin_sink.send(StdinAck(session=self.session_id, command=self.id, offset=offset, window=window))
 
     def close_stdin(self, offset: int) -> None:
         """End standard input at `offset`, which must be what was written."""
-        if self._stdin_closed is not None or not self.running:
-            return
-        if self._stdin_unknown and offset > self._stdin_sent:
-            self._stdin.clear()
-            self._stdin_sent = self._stdin_acked = offset
-        if offset != self._stdin_sent:
-            raise RequestError("invalid", f"standard input of {self.id} is at {self._stdin_sent}, not {offset}")
-        self._stdin_closed = offset
-        self._send(wire.StdinClose(self.handle, offset))
+        if self._stdin is not None and self.running:
+            self._stdin.close(self.handle, offset)
 
     def signal(self, number: int, *, tree: bool) -> None:
         """Signal the process group or the whole tree; nothing when it has ended, for the signal may cross the end."""
@@ -304,6 +277,11 @@ class Command:
         if self._channel is None or (number, scope) == KILL_TREE:
             self._signals[number, scope] = None
         self._send(wire.Signal(self.handle, number, scope))
+
+    def kill(self, cause: Literal["quota"]) -> None:
+        """End it and all that it started, and say why."""
+        self._killed_for = cause
+        self.signal(signal.SIGKILL, tree=True)
 
     def resize(self, rows: int, columns: int) -> None:
         """New size of its terminal."""
@@ -399,7 +377,8 @@ class Command:
     def tell_end(self) -> None:
         """Its end is on record: say so to all who wait for it."""
         self._show_end()
-        self._stdin.clear()
+        if self._stdin is not None:
+            self._stdin.forget()
         starters, self.starters = self.starters, []
         for starter in starters:
             self._answer_end(starter)
@@ -407,6 +386,8 @@ class Command:
         for waiter in waiters:
             waiter(self)
         self._keeper.ended(self)
+        if self.silent and not self.settled:  # it fell silent while its end was being put on record
+            self._keeper.fell_silent(self)
         self._pump()
 
     # --- what the guest reports -------------------------------------------------------------------------------------
@@ -481,23 +462,19 @@ class Command:
         if self.state == "starting":
             raise GuestFault(f"command {self.handle} ended before it started")
         self._open_streams &= ~(frame.stdout_eof | frame.stderr_eof << 1)
-        self._end(End("exited", time.time(), exit=exit_record(frame)))
+        self._end(End("exited", time.time(), exit=exit_record(frame, self._killed_for)))
 
     def on_stdin_ack(self, frame: wire.StdinAck) -> None:
         """Standard input moved on, or its reading end is gone."""
-        self._stdin_gone = gone = frame.offset == wire.NO_MORE_STDIN
-        if self._stdin_unknown and not gone:
-            self._stdin_unknown = False
-            self._stdin_sent = max(self._stdin_sent, frame.offset)
-        if not gone and not self._stdin_acked <= frame.offset <= self._stdin_sent:
-            raise GuestFault(f"standard input of command {self.handle} acknowledged at {frame.offset}")
-        self._stdin_acked = self._stdin_sent if gone else frame.offset
-        while self._stdin and self._stdin[0][0] + len(self._stdin[0][1]) <= self._stdin_acked:
-            self._stdin.popleft()
+        stdin = self._stdin
+        if not self.running:
+            return
+        if stdin is None:
+            raise GuestFault(f"command {self.handle} acknowledged standard input that it does not have")
+        stdin.acknowledged(frame.offset)
         if self.stdin_sink is not None:
-            window = 0 if gone else wire.STDIN_WINDOW
             self.stdin_sink.send(
-                StdinAck(session=self.session_id, command=self.id, offset=self._stdin_acked, window=window)
+                StdinAck(session=self.session_id, command=self.id, offset=stdin.acked, window=stdin.window)
             )
 
     def resynchronise(self, *, known: bool) -> None:
@@ -521,10 +498,8 @@ class Command:
     # --- inside -----------------------------------------------------------------------------------------------------
 
     def _repeat(self) -> None:
-        for offset, data in self._stdin:
-            self._send(wire.Stdin(self.handle, offset, data))
-        if self._stdin_closed is not None and self._has_stdin:
-            self._send(wire.StdinClose(self.handle, self._stdin_closed))
+        if self._stdin is not None:
+            self._stdin.repeat(self.handle)
         for number, scope in self._signals:
             self._send(wire.Signal(self.handle, number, scope))
 

@@ -121,7 +121,14 @@ class Session:
 
     def opened(self, sandbox: Sandbox, *, pooled: bool, who: str) -> None:
         """It has its first sandbox, as `who` asked. Raises RequestError when that cannot be put on record."""
-        self._row = replace(self._row, sandbox=sandbox.id, pooled=pooled, state="open", kernel=str(sandbox.layer or ""))
+        self._row = replace(
+            self._row,
+            sandbox=sandbox.id,
+            pooled=pooled,
+            state="open",
+            kernel=str(sandbox.layer or ""),
+            workspace=sandbox.volume.name if sandbox.volume is not None else "",
+        )
         self._host.ledger.session(self._row)
         self.sandbox = sandbox
         self._move("opened", "ready")
@@ -169,6 +176,12 @@ class Session:
         self._move("resume", "it is in use again")
         self._audit("session_resumed", {})
         self.touch()
+
+    def stop_writers(self) -> None:
+        """Its volume holds more than it may: end whatever runs in it."""
+        for command in self.shelf.present():
+            command.kill("quota")
+        self._tell("its workspace holds more than it may: what ran was killed")
 
     def warn(self, reason: str) -> None:
         """Tell who follows it that its end is near."""

@@ -51,9 +51,10 @@ class Store:
 
     def __init__(self, directory: Path, *, durability: Literal["process", "power"] = "process") -> None:
         self._directory = directory
-        self._power = durability == "power"
-        self._journal = Journal(directory / "journal", power=self._power)
-        self._syncer = Syncer(self._journal) if self._power else None
+        self.power = durability == "power"
+        """Whether what is recorded has to survive the machine."""
+        self._journal = Journal(directory / "journal", power=self.power)
+        self._syncer = Syncer(self._journal) if self.power else None
         self._writer: Writer | None = None
         self._connections: list[sqlite3.Connection] = []
         self._queued: dict[str, int] = {}
@@ -69,7 +70,7 @@ class Store:
         path = self._directory / "store.sqlite"
         try:
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._connections = [schema.connect(path, power=self._power) for _ in range(2)]
+            self._connections = [schema.connect(path, power=self.power) for _ in range(2)]
             schema.migrate(self._connections[0], path, schema.MIGRATIONS)
             self._journal.open()
             self._writer = Writer(self._journal, self._connections[0])
