@@ -15,7 +15,7 @@ import structlog
 from sessiond.core.errors import RequestError
 from sessiond.runtime.command import Command
 from sessiond.runtime.reports import pack_result
-from sessiond.store.records import SessionRow
+from sessiond.store.records import ApprovalRow, SessionRow
 from sessiond.store.spool import synchronise
 from sessiond.store.store import Store, StoreError
 
@@ -62,6 +62,25 @@ class Ledger:
             self._store.started(session, command, number, generation, body)
         except StoreError as error:
             raise RequestError("unavailable", f"nothing may run that is not on record: {error}") from error
+        return self._store.durable()
+
+    def approval(self, row: ApprovalRow) -> None:
+        """Put a question to an approver on record, or what became of it. Raises RequestError `unavailable`."""
+        try:
+            self._store.approval(row)
+        except StoreError as error:
+            raise RequestError("unavailable", f"the approval cannot be put on record: {error}") from error
+
+    def approvals(self, session: str) -> list[ApprovalRow]:
+        """The questions on record about a session's commands."""
+        return self._store.approvals(session)
+
+    def find_approval(self, approval: str) -> ApprovalRow | None:
+        """One question on record."""
+        return self._store.find_approval(approval)
+
+    def durable(self) -> asyncio.Future[None] | None:
+        """What must be done, if anything, before what was recorded so far may have an effect."""
         return self._store.durable()
 
     def end(self, command: Command) -> None:
