@@ -39,6 +39,7 @@ from sessiond_protocol.parts import (
     ServerLimits,
     SessionInfo,
     SessionLimits,
+    Terminal,
 )
 from sessiond_protocol.replies import (
     CommandReply,
@@ -144,6 +145,7 @@ __all__ = [
     "Started",
     "StdinAck",
     "StreamName",
+    "Terminal",
     "Text",
     "Welcome",
 ]

@@ -18,6 +18,7 @@ COMMANDS = {
     "open": ("sessiond.cli.sessions:open_", "Open a session and print its id."),
     "exec": ("sessiond.cli.exec:exec_", "Run a command in a session."),
     "run": ("sessiond.cli.exec:run", "Run a command in a session of its own."),
+    "shell": ("sessiond.cli.shell:shell", "Work in a terminal of a session."),
     "ps": ("sessiond.cli.ps:ps", "List sessions, or the commands of one."),
     "close": ("sessiond.cli.sessions:close", "Close sessions."),
     "audit": ("sessiond.cli.audit:audit", "Verify, follow, search and export the audit log."),

@@ -109,6 +109,7 @@ class Command:
         self.starters: list[Starter] = []
         self.waiters: list[Callable[[Command], None]] = []
         self.stdin_sink: Sink | None = None
+        """Who is told how standard input moves on: who wrote last, or has taken it over."""
         self.substitute: Callable[[Command], None] | None = None
         """Launches it with another shell, should the first one be missing."""
         self.slot: Slot | None = None
@@ -118,7 +119,7 @@ class Command:
         self._channel: Channel | None = None
         self._start: wire.Start | None = None
         self._acked = 0
-        self._open_streams = 1 if request.merge_stderr else 3
+        self._open_streams = 1 if request.merge_stderr or request.pty else 3
         self._stdin: deque[tuple[int, bytes]] = deque()
         self._stdin_sent = 0
         self._stdin_acked = 0
@@ -127,6 +128,12 @@ class Command:
         self._stdin_gone = False
         """Whether its reading end is gone."""
         self._stdin_closed: int | None = None
+        self._stdin_taken = False
+        """Whether nobody but `stdin_sink` may write."""
+        self._stdin_waits: list[Callable[[], None]] = []
+        """Who took it over before it was known where it stands."""
+        self._size: tuple[int, int] | None = None
+        """Rows and columns that its terminal was given after the start."""
         self._signals: dict[tuple[int, int], None] = {}
         """Signals and their scopes for when the guest can be reached: early ones, and the one that kills."""
         if request.input:
@@ -217,12 +224,32 @@ class Command:
         self._send(wire.Stdin(self.handle, self._stdin_sent, data))
         self._stdin_sent += len(data)
 
+    def take_stdin(self, sink: Sink, then: Callable[[], None]) -> None:
+        """Let nobody but the sink write from now on; `then` is called when it is known where standard input stands.
+
+        Who wrote before is told that there is no room any more.
+        """
+        if not self._has_stdin:
+            raise RequestError("invalid", f"command {self.id} was started without standard input")
+        before, self.stdin_sink, self._stdin_taken = self.stdin_sink, sink, True
+        if before is not None and before is not sink:
+            before.send(StdinAck(session=self.session_id, command=self.id, offset=0, window=0))
+        if self.running and self._stdin_unknown:
+            self._stdin_waits.append(then)
+        else:
+            then()
+
     def tell_stdin(self, sent: int) -> None:
         """Tell a connection that has just written up to `sent` where standard input stands: what it sent may be old."""
         if self.stdin_sink is not None:
             window = wire.STDIN_WINDOW if self.running and not self._stdin_gone else 0
             offset = min(sent, self._stdin_acked)
             self.stdin_sink.send(StdinAck(session=self.session_id, command=self.id, offset=offset, window=window))
+
+    def check_stdin(self, sink: Sink) -> None:
+        """Refuse one whose place at standard input another connection has taken."""
+        if self._stdin_taken and self.stdin_sink is not sink:
+            raise RequestError("fenced", f"another connection writes to command {self.id} now", "take it back, or read")
 
     def close_stdin(self, offset: int) -> None:
         """End standard input at `offset`, which must be what was written."""
@@ -247,7 +274,10 @@ class Command:
 
     def resize(self, rows: int, columns: int) -> None:
         """New size of its terminal."""
+        if self.request.pty is None:
+            raise RequestError("invalid", f"command {self.id} was started without a terminal")
         if self.running:
+            self._size = (rows, columns)
             self._send(wire.Resize(self.handle, rows, columns))
 
     def follow(self, sink: Sink, offset: int, window: int) -> Follower:
@@ -267,7 +297,7 @@ class Command:
         """Send the sink nothing more."""
         self.followers.pop(sink, None)
         if self.stdin_sink is sink:
-            self.stdin_sink = None
+            self.stdin_sink, self._stdin_taken = None, False
         self.starters = [starter for starter in self.starters if starter.sink is not sink]
         self.acknowledge()
 
@@ -283,6 +313,8 @@ class Command:
             ended=self.ended,
             output_from=self.spool.start,
             output_to=self.spool.end,
+            terminal=self.request.pty is not None,
+            stdin=self._stdin_sent if self.request.stdin and self.running and not self._stdin_unknown else None,
             exit=self.exit,
             failure=self.failure,
         )
@@ -296,10 +328,14 @@ class Command:
         return ending(self.exit, lost=lost, seconds=seconds, output_bytes=spool.end, truncated=spool.start > 0)
 
     def acknowledge(self) -> None:
-        """Forget what every follower has consumed if space is short, and let the guest forget what is kept here."""
+        """Forget what every follower has consumed if space is short, and let the guest forget what is kept here.
+
+        A terminal that nobody looks at goes on, and forgets the oldest.
+        """
         spool = self.spool
         if spool.full:
-            spool.make_room(min((follower.acked for follower in self.followers.values()), default=0))
+            unseen = spool.end if self.request.pty is not None else 0
+            spool.make_room(min((follower.acked for follower in self.followers.values()), default=unseen))
             if spool.full and self.running:
                 return
         unacknowledged = spool.stored - self._acked
@@ -338,6 +374,7 @@ class Command:
         """Its end is on record: say so to all who wait for it."""
         self._show_end()
         self._stdin.clear()
+        self._stdin_is_known()
         starters, self.starters = self.starters, []
         for starter in starters:
             self._answer_end(starter)
@@ -427,6 +464,7 @@ class Command:
         if self._stdin_unknown and not gone:
             self._stdin_unknown = False
             self._stdin_sent = max(self._stdin_sent, frame.offset)
+            self._stdin_is_known()
         if not gone and not self._stdin_acked <= frame.offset <= self._stdin_sent:
             raise GuestFault(f"standard input of command {self.handle} acknowledged at {frame.offset}")
         self._stdin_acked = self._stdin_sent if gone else frame.offset
@@ -463,12 +501,19 @@ class Command:
             self._send(wire.Stdin(self.handle, offset, data))
         if self._stdin_closed is not None and self._has_stdin:
             self._send(wire.StdinClose(self.handle, self._stdin_closed))
+        if self._size is not None:
+            self._send(wire.Resize(self.handle, *self._size))
         for number, scope in self._signals:
             self._send(wire.Signal(self.handle, number, scope))
 
     def _send(self, frame: wire.DaemonFrame, *, soon: bool = True) -> None:
         if self._channel is not None:
             self._channel.send(frame, soon=soon)
+
+    def _stdin_is_known(self) -> None:
+        waits, self._stdin_waits = self._stdin_waits, []
+        for then in waits:
+            then()
 
     def _move(self, event: CommandEventName) -> None:
         self.state = next_command_state(self.state, event)
