@@ -305,7 +305,7 @@ class Session:
         Who never attached may write.
         """
         epoch = self._attached.get(sink)
-        if epoch is not None and epoch != self._epoch:
+        if epoch is not None and (epoch == 0 or epoch != self._epoch):
             what = "another connection took this session over" if epoch else "this connection attached as a reader"
             raise RequestError("fenced", f"{what}: session {self.id}", "attach as a writer to take it (back)")
 
