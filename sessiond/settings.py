@@ -39,14 +39,6 @@ _KERNEL_PATH_BYTES = 128 * 1024
 PREFIX = "SESSIOND_"
 DELIMITER = "__"
 
-DEVELOPER_PROGRAMS: tuple[str, ...] = (
-    *("python", "python3", "pytest", "black", "isort", "mypy", "pylint", "ruff", "git"),
-    *("cd", "ls", "pwd", "cat", "head", "tail", "wc", "file", "stat", "which", "basename", "dirname"),
-    *("grep", "rg", "find", "diff", "cmp", "comm", "cut", "paste", "sort", "uniq", "tr", "md5sum"),
-    *("mkdir", "cp", "mv", "rm", "touch", "echo", "printf", "true", "false", "test", "date", "sleep"),
-)
-"""What a profile allows when it does not say. docs/policy.md has the reason for what is missing."""
-
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(B|KiB|MiB|GiB|TiB|kB|MB|GB|TB)?")
 _BINARY_UNITS = {"B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3, "TiB": 1024**4}
 _SIZE_UNITS = _BINARY_UNITS | {"kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
@@ -168,15 +160,17 @@ class OutputSettings(_Section):
 class PolicySettings(_Section):
     """Which commands a profile's sessions may run; docs/policy.md tells what that stops."""
 
-    allow: list[str] = Field(default_factory=lambda: list(DEVELOPER_PROGRAMS), max_length=4096)
-    """Programs: a bare name as PATH finds it, or an absolute path that means exactly itself."""
+    use: Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^[^\x00-\x1f]+$")] = "developer"
+    """A shipped rule set, one of `[policies]`, or the absolute path of a rule file."""
+    allow: Annotated[list[str], Field(max_length=4096)] | None = None
+    """Programs that may have any arguments, instead of rules: a bare name, or an absolute path that means itself."""
     open: bool = False
     """Allow everything; only the sandbox is left."""
 
     @field_validator("allow")
     @classmethod
-    def _programs(cls, value: list[str]) -> list[str]:
-        for name in value:
+    def _programs(cls, value: list[str] | None) -> list[str] | None:
+        for name in value or ():
             if name.startswith("/"):
                 if os.path.normpath(name) != name or name == "/" or not name.isprintable():
                     raise ValueError(f"{name!r} is not a plain absolute path")
@@ -186,8 +180,12 @@ class PolicySettings(_Section):
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
-        if self.open and "allow" in self.model_fields_set:
-            raise ValueError("open = true allows everything, so allow must not be given with it")
+        given = self.model_fields_set & {"use", "allow"}
+        if self.open and given:
+            names = " and ".join(sorted(given))
+            raise ValueError(f"open = true allows everything, so {names} must not be given with it")
+        if len(given) > 1:
+            raise ValueError("either use names a policy, or allow lists programs, not both")
         return self
 
 
@@ -238,6 +236,13 @@ def _is_plain(path: str) -> bool:
     return path.startswith("/") and os.path.normpath(path) == path and path.isprintable() and len(path) < 4096
 
 
+class WorkspaceSettings(_Section):
+    """What a session's files are kept in; `limits.workspace_bytes` is its size either way."""
+
+    kind: Literal["tmpfs", "volume"] = "tmpfs"
+    """`tmpfs` is memory, and gone with the sandbox; `volume` is on disk, and outlives it."""
+
+
 class Profile(_Section):
     """A named recipe for sessions."""
 
@@ -252,6 +257,7 @@ class Profile(_Section):
     pool: PoolSettings = PoolSettings()
     policy: PolicySettings = PolicySettings()
     kernel: KernelSettings = KernelSettings()
+    workspace: WorkspaceSettings = WorkspaceSettings()
     env: dict[
         Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$")],
         Annotated[str, Field(max_length=32 * 1024, pattern=r"^[^\x00]*$")],
@@ -386,6 +392,8 @@ class Settings(BaseSettings):
     profiles: dict[ProfileName, Profile] = Field(
         default_factory=lambda: {"default": Profile()}, min_length=1, max_length=256
     )
+    policies: dict[ProfileName, dict[str, Any]] = Field(default_factory=dict, max_length=256)
+    """Policies of one's own, as rule files have them; docs/policy.md tells the format."""
 
     @classmethod
     def settings_customise_sources(

@@ -27,6 +27,7 @@ from sessiond_client.errors import (
     RemoteError,
     SessiondError,
     StdinClosedError,
+    TransferError,
     TransportError,
     UnauthorizedError,
     UnavailableError,
@@ -35,7 +36,7 @@ from sessiond_client.errors import (
     VersionError,
 )
 from sessiond_client.events import SessionEvents
-from sessiond_client.results import ExitStatus, Gap, Output, Result
+from sessiond_client.results import ExitStatus, Gap, Output, Result, Transfer
 from sessiond_client.session import Session
 from sessiond_client.version import __version__
 
@@ -75,6 +76,8 @@ __all__ = [
     "SessionLimits",
     "SessiondError",
     "StdinClosedError",
+    "Transfer",
+    "TransferError",
     "TransportError",
     "UnauthorizedError",
     "UnavailableError",

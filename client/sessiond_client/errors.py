@@ -16,7 +16,8 @@ SessiondError
     ├── CommandLostError (RemoteError)      it ran, and its end will never be known
     ├── CommandFailedError                  it ended otherwise than with 0, and check=True was asked: result
     ├── OutputLimitError                    it wrote more than max_output and was killed: result
-    └── StdinClosedError (BrokenPipeError)  it reads no more standard input
+    ├── StdinClosedError (BrokenPipeError)  it reads no more standard input
+    └── TransferError                       a workspace could not be exported or imported: exit_code
 """
 
 from __future__ import annotations
@@ -171,6 +172,16 @@ class OutputLimitError(CommandError):
 
 class StdinClosedError(CommandError, BrokenPipeError):
     """The command reads no more standard input."""
+
+
+class TransferError(CommandError):
+    """A workspace could not be exported, or not all of an archive imported. The message says which file, and why."""
+
+    def __init__(self, message: str, exit_code: int | None = None) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+        """1: the system refused something; 3: a path or member leads out of the directory; 4: no good archive; None: a
+        signal ended it."""
 
 
 _BY_CODE: dict[str, type[RemoteError]] = {

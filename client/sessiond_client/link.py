@@ -43,6 +43,9 @@ _MAX_PENDING = 65_536
 _SETTLED = 5.0
 """A connection that lasted so many seconds, or over which something came, begins a new count of attempts."""
 
+_BEGINS = messages.CommandStart | messages.SessionExport | messages.SessionImport | messages.CommandFollow
+"""Requests after which the daemon sends a command's output."""
+
 Dial = Callable[[], Awaitable[Connection]]
 log = logging.getLogger("sessiond_client")
 
@@ -291,7 +294,7 @@ class Link:
 
     def _superseded(self, message: messages.Message) -> bool:
         """Whether a follower has asked already for what this request would begin."""
-        if not isinstance(message, messages.CommandStart | messages.CommandFollow) or not message.window:
+        if not isinstance(message, _BEGINS) or not message.window:
             return False
         follower = self._followers.get((message.session, message.command))
         return follower is not None and follower.begun

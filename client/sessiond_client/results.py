@@ -9,7 +9,7 @@ from typing import Literal
 from sessiond_protocol import messages
 
 Stream = Literal["stdout", "stderr"]
-Cause = Literal["exit", "signal", "timeout", "oom", "killed"]
+Cause = Literal["exit", "signal", "timeout", "oom", "killed", "quota"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,12 @@ class ExitStatus:
     def describe(self) -> str:
         """How it ended, in words that follow "the command"."""
         how = f"exited with {self.exit_code}" if self.signal is None else f"was ended by {signal_name(self.signal)}"
-        because = {"timeout": " at its timeout", "oom": " out of memory", "killed": " on request"}.get(self.cause, "")
+        because = {
+            "timeout": " at its timeout",
+            "oom": " out of memory",
+            "killed": " on request",
+            "quota": " over the workspace's size",
+        }.get(self.cause, "")
         return f"{how}{because} after {self.duration:.3g} s"
 
 
@@ -84,6 +89,18 @@ class Result(ExitStatus):
     def text(self) -> str:
         """Both streams in the order in which they were written, as text; bytes that are not UTF-8 become U+FFFD."""
         return self.output.decode("utf-8", "replace")
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """A workspace that was exported, or an archive that was imported."""
+
+    size: int
+    """Bytes of the archive."""
+    complete: bool
+    """False for an archive that is good but lacks what could not be read, or did change while it was read."""
+    notes: tuple[str, ...]
+    """What was left out or skipped (sockets, devices), a line each; at most about a hundred."""
 
 
 def exit_status(exit: messages.Exit) -> ExitStatus:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import math
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from itertools import count
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -26,9 +26,10 @@ from sessiond_client.errors import (
 )
 from sessiond_client.events import SessionEvents
 from sessiond_client.link import Link
-from sessiond_client.results import Result, result
+from sessiond_client.results import Result, Transfer, result
 from sessiond_client.stdin import StdinPipe
 from sessiond_client.stream import CommandStream, Mode
+from sessiond_client.transfer import File, export_to, import_from
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -281,6 +282,25 @@ class Session:
             more = page.more and bool(page.commands)
         return found
 
+    # --- its workspace
+
+    async def export_workspace(self, target: File, *, path: str = "") -> Transfer:
+        """Write the workspace, or the directory `path` of it, as a tar archive to a file.
+
+        A path gets a whole archive or none. Permissions, times and symbolic links are kept. Raises TransferError.
+        Cancelling ends it.
+        """
+        async with self._carrying(messages.SessionExport, path) as command:
+            return await export_to(command, target)
+
+    async def import_workspace(self, source: File, *, path: str = "") -> Transfer:
+        """Read a tar archive from a file into the workspace, or the directory `path` of it, over what is there.
+
+        Raises TransferError for the first member that cannot be taken; those before it are there. Cancelling ends it.
+        """
+        async with self._carrying(messages.SessionImport, path) as command:
+            return await import_from(command, source)
+
     # --- the session itself
 
     async def info(self) -> SessionInfo:
@@ -370,6 +390,31 @@ class Session:
             abandon(stream)
             raise
         return Command(self, stream)
+
+    @contextlib.asynccontextmanager
+    async def _carrying(
+        self, model: type[messages.SessionExport | messages.SessionImport], path: str
+    ) -> AsyncIterator[Command]:
+        """The command that exports or imports the workspace; killed when the block fails or is cancelled."""
+        link = await self._client.ready()
+        window = self._fit(link, DEFAULT_WINDOW)
+        key = (self.id, next(self._names))
+        stream = CommandStream(link, key, offset=0, window=window, mode="read")
+        if model is messages.SessionImport:
+            stream.stdin = StdinPipe(link, key, 0)
+        link.follow(key, stream)
+        try:
+            link.ask(stream.on_start, model, session=key[0], command=key[1], path=path, window=window)
+        except SessiondError:
+            link.unfollow(key, stream)
+            raise
+        try:
+            await stream.started.wait()
+            yield Command(self, stream)
+        except BaseException:
+            if not stream.over:
+                abandon(stream)
+            raise
 
     @staticmethod
     def _fit(link: Link, window: int) -> int:

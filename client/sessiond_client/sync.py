@@ -17,9 +17,10 @@ from sessiond_client import client as asynchronous
 from sessiond_client.command import Command as AsyncCommand
 from sessiond_client.events import SessionEvents as AsyncSessionEvents
 from sessiond_client.portal import Portal
-from sessiond_client.results import ExitStatus, Gap, Output, Result
+from sessiond_client.results import ExitStatus, Gap, Output, Result, Transfer
 from sessiond_client.session import DEFAULT_MAX_OUTPUT, DEFAULT_WINDOW
 from sessiond_client.session import Session as AsyncSession
+from sessiond_client.transfer import File
 
 __all__ = ["Client", "Command", "Session", "SessionEvents", "connect"]
 
@@ -288,6 +289,14 @@ class Session:
     def commands(self) -> list[CommandInfo]:
         """All its commands that the daemon still knows, oldest first."""
         return self._portal.call(self._session.commands())
+
+    def export_workspace(self, target: File, *, path: str = "") -> Transfer:
+        """Write the workspace, or the directory `path` of it, as a tar archive to a file."""
+        return self._portal.call(self._session.export_workspace(target, path=path))
+
+    def import_workspace(self, source: File, *, path: str = "") -> Transfer:
+        """Read a tar archive from a file into the workspace, or the directory `path` of it, over what is there."""
+        return self._portal.call(self._session.import_workspace(source, path=path))
 
     def info(self) -> SessionInfo:
         """Its state now."""

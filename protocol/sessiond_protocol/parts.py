@@ -92,8 +92,8 @@ class Exit(Message):
     """Exit code; nil when a signal ended it."""
     signal: Annotated[int, Field(ge=1, le=64)] | None = None
     """The signal that ended it."""
-    cause: Literal["exit", "signal", "timeout", "oom", "killed"]
-    """`timeout`: its own; `oom`: out of memory; `killed`: on request."""
+    cause: Literal["exit", "signal", "timeout", "oom", "killed", "quota"]
+    """`timeout`: its own; `oom`: out of memory; `killed`: on request; `quota`: the workspace held more than it may."""
     output_bytes: Offset
     """Bytes of output (both streams) written before it ended."""
     wall_seconds: float

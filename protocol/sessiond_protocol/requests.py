@@ -20,6 +20,7 @@ from sessiond_protocol.fields import (
     RequestId,
     Seconds,
     Text,
+    WorkspacePath,
 )
 from sessiond_protocol.limits import MAX_INTEGER
 from sessiond_protocol.parts import CommandLimits, SessionLimits, Terminal
@@ -108,6 +109,43 @@ class SessionInfoRequest(Message):
     session: Identifier
 
 
+class SessionExport(Message):
+    """Start a command that writes a directory of the workspace as a tar archive to its standard output.
+
+    It is a command like others: followed, resumed, looked up and signalled by its name. Its exit code: 0 all is in it,
+    5 the archive is good and lacks what standard error names, 1 the system refused it, 3 the path leads out of the
+    workspace.
+    """
+
+    type: Literal["session.export"] = "session.export"
+    id: RequestId
+    session: Identifier
+    command: Identifier
+    """Its name, chosen by the client."""
+    path: WorkspacePath = ""
+    """The directory, relative to the workspace; empty: all of it."""
+    window: Offset = 0
+    """Output bytes that may be sent to this connection before it acknowledges; 0 does not follow."""
+
+
+class SessionImport(Message):
+    """Start a command that reads a tar archive from its standard input into a directory of the workspace.
+
+    Its exit code: 0 all is there, 1 the system refused something, 3 a member leads out of the directory, 4 the archive
+    is malformed. Standard error says which member; those before it are there.
+    """
+
+    type: Literal["session.import"] = "session.import"
+    id: RequestId
+    session: Identifier
+    command: Identifier
+    """Its name, chosen by the client."""
+    path: WorkspacePath = ""
+    """The directory, relative to the workspace; made if it is missing."""
+    window: Offset = 0
+    """Output bytes that may be sent to this connection before it acknowledges; 0 does not follow."""
+
+
 class CommandStart(Message):
     """Run a command: `argv` as it is, or `text` as a shell would read it.
 
@@ -125,7 +163,7 @@ class CommandStart(Message):
     """A command line for the sandbox's shell."""
     env: Environment = Field(default={})
     """Added to the session's environment."""
-    cwd: Annotated[str, Field(max_length=4096, pattern=r"^[^\x00]*$")] = ""
+    cwd: WorkspacePath = ""
     """Relative to the workspace; resolved inside the sandbox."""
     input: Annotated[bytes, Field(max_length=MAX_INPUT)] = b""
     """First bytes of standard input."""
@@ -268,6 +306,8 @@ ClientMessage = Annotated[
     | SessionClose
     | SessionList
     | SessionInfoRequest
+    | SessionExport
+    | SessionImport
     | CommandStart
     | CommandFollow
     | CommandStdin

@@ -16,6 +16,7 @@ from sessiond_client import Client, Gap, Session, connect
 
 from sessiond.bench import memory
 from sessiond.bench.figures import Figures, Load, Machine
+from sessiond.bench.parts import Parts, measure_parts
 from sessiond.engine.docker_exec import DockerExec
 from sessiond.private_daemon import Ground, PrivateDaemon, PrivateDaemonError
 
@@ -113,6 +114,8 @@ async def measure(ground: Ground, plan: Plan, progress: Callable[[str], None]) -
             progress("closing")
             await asyncio.gather(*(session.close() for session in bench.sessions))
             await daemon.settled()
+    progress("measuring decisions and records")
+    parts = await measure_parts()
     machine = Machine(
         cpus=os.cpu_count() or 1,
         kernel=platform.release(),
@@ -121,7 +124,7 @@ async def measure(ground: Ground, plan: Plan, progress: Callable[[str], None]) -
         image=ground.image,
         load=round(load, 2),
     )
-    return summary(samples, machine, guest_kb, daemon_mb, sandbox_mb)
+    return summary(samples, machine, parts, guest_kb, daemon_mb, sandbox_mb)
 
 
 class Bench:
@@ -231,7 +234,12 @@ async def busy(sessions: list[Session], seconds: float) -> list[float]:
 
 
 def summary(
-    samples: Samples, machine: Machine, guest_kb: int | None, daemon_mb: float, sandbox_mb: float | None
+    samples: Samples,
+    machine: Machine,
+    parts: Parts,
+    guest_kb: int | None,
+    daemon_mb: float,
+    sandbox_mb: float | None,
 ) -> Figures:
     """Medians, the slow ends, and the ratios of medians."""
     floor, command = statistics.median(samples.floor), statistics.median(samples.command)
@@ -256,6 +264,7 @@ def summary(
         guest_pss_kb=guest_kb,
         daemon_rss_mb=round(daemon_mb, 1),
         sandbox_memory_mb=None if sandbox_mb is None else round(sandbox_mb, 2),
+        parts=parts,
         machine=machine,
     )
 

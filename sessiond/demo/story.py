@@ -13,13 +13,15 @@ from sessiond_client import CommandDeniedError, CommandNotStartedError, Result, 
 from sessiond.demo.compare import alternatives
 from sessiond.demo.project import FILES, FIX, IDENTITY, SHORT, WRITER, as_input
 from sessiond.private_daemon import Ground, PrivateDaemon
-from sessiond.settings import DEVELOPER_PROGRAMS
 
 HOST_PYTHON = "/usr/bin/python3"
 """Debian's Python, for which `apt install python3-pytest` installs; a newer one may come before it in PATH."""
 
+PROGRAMS = ["python3", HOST_PYTHON, "pytest", "git", "ls", "cat", "grep", "wc", "head", "true"]
+"""All that the demo runs. Its python writes files by `-c`, which the policy `developer` would ask about."""
+
 PROFILE = {
-    "policy": {"allow": [*DEVELOPER_PROGRAMS, HOST_PYTHON]},
+    "policy": {"allow": PROGRAMS},
     "pool": {"min": 2, "max": 4},
 }
 

@@ -40,6 +40,7 @@ from sessiond.engine.port import (
     SandboxStats,
     SandboxStatus,
 )
+from sessiond.engine.volume import HAND_OVER_SECONDS, hand_over, within_reach
 
 log = logging.getLogger(__name__)
 
@@ -132,6 +133,10 @@ class BubblewrapEngine(Engine):
                 uid = self._uids.take(place.root)
                 place.open_to(uid)
             self._add_tools(place)
+            if spec.volume is not None:
+                owner = os.geteuid() if uid is None else uid
+                what = f"give a volume to sandbox {spec.id}"
+                await self._calls.run(what, HAND_OVER_SECONDS + 1, hand_over, spec.volume, owner)
             if group is not None:
                 group.create()
                 group.limit(spec.limits)
@@ -212,6 +217,7 @@ class BubblewrapEngine(Engine):
         try:
             known = self._known(sandbox)
         except SandboxGoneError:
+            jail.end_unfinished(self._place(sandbox))
             group = self._group(sandbox)
             if group is not None:
                 await group.remove()
@@ -224,6 +230,8 @@ class BubblewrapEngine(Engine):
                 with contextlib.suppress(ProcessLookupError):
                     signal.pidfd_send_signal(known.pidfd, signal.SIGKILL)
                 await self._dead(known)
+            elif not known.died.done():
+                jail.end_unfinished(known.place)
             if known.group is not None:
                 await known.group.remove()
             known.place.erase()
@@ -338,12 +346,15 @@ class BubblewrapEngine(Engine):
                 known.record.spec,
                 self._around,
                 mount=known.place.mount,
+                volume=volume,
                 memory=None if group is None else group.memory,
                 fds=fds,
             )
 
         confine = None if group is None else group.add
-        return jail.start_jail(known.place, arguments, known.record.uid, confine)
+        point = known.place.volume if self._root else None
+        with within_reach(known.record.spec.volume, point) as volume:
+            return jail.start_jail(known.place, arguments, known.record.uid, confine)
 
     def _add_tools(self, place: SandboxDirectory) -> None:
         tools = place.mount / TOOLS

@@ -1,8 +1,8 @@
 """A jail's command line, as a pure function of its recipe.
 
 The jail sees this machine's /usr read-only and nothing else of its files but the few of ETC. Its root, /dev and /etc
-are read-only; what it can write is a tmpfs with a size, counted by the jail's memory limit: /workspace, /tmp and
-/dev/shm.
+are read-only; what it can write is a tmpfs with a size, counted by the jail's memory limit: /workspace, unless that is
+a volume, /tmp and /dev/shm.
 """
 
 from __future__ import annotations
@@ -120,10 +120,16 @@ def rlimit_arguments(limits: Limits, *, whole: bool) -> list[str]:
 
 
 def jail_arguments(
-    spec: SandboxSpec, around: Surroundings, *, mount: Path, memory: Path | None, fds: Descriptors
+    spec: SandboxSpec,
+    around: Surroundings,
+    *,
+    mount: Path,
+    volume: Path | None = None,
+    memory: Path | None,
+    fds: Descriptors,
 ) -> list[str]:
-    """The whole command line. `mount` is shown as /run/sessiond, `memory` is the jail's memory cgroup, where the guest
-    sees OOM kills."""
+    """The whole command line. `mount` is shown as /run/sessiond, `volume` as the workspace, `memory` is the jail's
+    memory cgroup, where the guest sees OOM kills."""
     limits = spec.limits
     arguments = [around.bwrap, "--unshare-all", "--as-pid-1", "--new-session", "--clearenv", "--cap-drop", "ALL"]
     noexec = NOEXEC[spec.exec_in]
@@ -138,12 +144,12 @@ def jail_arguments(
     for name in ETC_OWN:
         arguments += ["--ro-bind", str(around.etc / f"etc-{name}"), f"/etc/{name}"]
     arguments += ["--proc", "/proc", "--dev", "/dev"]
-    for path, mode, size in (
-        ("/dev/shm", "1777", limits.tmp_bytes),  # noqa: S108 - inside the jail
-        ("/tmp", "1777", limits.tmp_bytes),  # noqa: S108
-        (WORKSPACE, "0755", limits.workspace_bytes),
-    ):
-        arguments += ["--perms", mode, "--size", str(size), "--tmpfs", path]
+    for path in ("/dev/shm", "/tmp"):  # noqa: S108 - inside the jail
+        arguments += ["--perms", "1777", "--size", str(limits.tmp_bytes), "--tmpfs", path]
+    if volume is None:
+        arguments += ["--perms", "0755", "--size", str(limits.workspace_bytes), "--tmpfs", WORKSPACE]
+    else:  # bwrap itself adds nosuid and nodev
+        arguments += ["--bind", str(volume), WORKSPACE]
     arguments += ["--dir", "/var", "--symlink", "../tmp", "/var/tmp", "--dir", "/home"]  # noqa: S108
     if memory is not None:
         where = "/sys/fs/cgroup" if (memory / "memory.max").exists() else "/sys/fs/cgroup/memory"

@@ -24,6 +24,9 @@ REMOVE_SECONDS = 2.0
 
 POLL_SECONDS = 0.001
 
+GONE = frozenset({errno.ENOENT, errno.ENODEV})
+"""What files of a group that was removed answer."""
+
 PERIOD_MICROSECONDS = 100_000
 """The kernel's default period for processor quotas."""
 
@@ -115,12 +118,13 @@ class Group:
 
     async def freeze(self) -> None:
         """Stop all processes. Raises SandboxGoneError, or EngineTimeoutError when the kernel cannot stop them: they run
-        again then."""
+        again then; EngineError when it will not."""
         try:
             await self._freeze()
         except OSError as error:
-            _still_there(error)
-            raise SandboxGoneError("its cgroup is gone: the sandbox is dead") from error
+            if error.errno in GONE:
+                raise SandboxGoneError("its cgroup is gone: the sandbox is dead") from error
+            raise EngineError(f"its cgroup's freezer cannot be written: {error.strerror}") from error
 
     async def _freeze(self) -> None:
         path = self._freezer()
@@ -304,7 +308,7 @@ def _write(path: Path, value: str) -> None:
 def _still_there(error: OSError) -> bool:
     """False when the error says that the group was removed, which happens at any moment; other errors are raised
     again."""
-    if error.errno not in {errno.ENOENT, errno.ENODEV}:
+    if error.errno not in GONE:
         raise error
     return False
 

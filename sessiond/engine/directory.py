@@ -3,6 +3,7 @@
     <base>/                        the engine's directory
         guest-<digest>             one copy of the guest's binary, so that an upgrade cannot change a running sandbox's
         <sandbox>/                 traversable by the daemon, and by the sandbox's own host uid where it has one
+            volume/                a volume is mounted here while a jail that gets it is made (see volume.py)
             mount/                 seen by the sandbox, read-only, as /run/sessiond
                 guest              hard link to the copy
                 channel.sock       the daemon listens here
@@ -21,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sessiond.engine.port import EngineError
+from sessiond.engine.volume import take_away
 
 GUEST = "guest"
 SOCKET = "channel.sock"
@@ -48,6 +50,11 @@ class SandboxDirectory:
         """The part that the sandbox sees."""
         return self.root / "mount"
 
+    @property
+    def volume(self) -> Path:
+        """Where a volume is mounted for a moment."""
+        return self.root / "volume"
+
     def create(self, guest: Path) -> None:
         """Make the directory, with `guest` (a copy as `copy_guest` makes it) in it.
 
@@ -67,7 +74,8 @@ class SandboxDirectory:
         self.root.chmod(0o710)
 
     def erase(self) -> None:
-        """Remove it with all that is in it; nothing happens when it is gone."""
+        """Remove it with all that is in it, but for a volume; nothing happens when it is gone."""
+        take_away(self.volume)
         try:
             shutil.rmtree(self.root)
         except FileNotFoundError:

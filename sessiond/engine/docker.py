@@ -169,7 +169,7 @@ class DockerClient:
         self._api.start(name)
 
     def state(self, name: str) -> dict[str, Any]:
-        """The State of its inspection: Status, Running, Pid, ExitCode, OOMKilled, Error."""
+        """The State of its inspection: Status, Running, Paused, Pid, ExitCode, OOMKilled, Error."""
         state: dict[str, Any] = self._api.inspect_container(name)["State"]
         return state
 

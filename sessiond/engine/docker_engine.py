@@ -14,7 +14,7 @@ from sessiond.engine import docker as sdk
 from sessiond.engine.calls import Calls
 from sessiond.engine.channel import Channel
 from sessiond.engine.deaths import DeathWatch
-from sessiond.engine.directory import SandboxDirectory, check_id, copy_guest, make_base
+from sessiond.engine.directory import SANDBOX_ID, SandboxDirectory, check_id, copy_guest, make_base
 from sessiond.engine.docker_options import (
     SANDBOX_LABEL,
     container_name,
@@ -23,6 +23,7 @@ from sessiond.engine.docker_options import (
     tighter,
 )
 from sessiond.engine.port import (
+    SANDBOX_UID,
     Capabilities,
     Engine,
     EngineError,
@@ -36,6 +37,7 @@ from sessiond.engine.port import (
     SandboxStatus,
 )
 from sessiond.engine.seccomp import docker_profile
+from sessiond.engine.volume import HAND_OVER_SECONDS, check_workspace, hand_over
 
 DEFAULT_HOST = "unix:///var/run/docker.sock"
 
@@ -90,6 +92,11 @@ class DockerEngine(Engine):
         self._images: dict[str, sdk.Image] = {}
         self._channels: dict[str, Channel] = {}
         self._groups: dict[str, cgroup.Group | None] = {}
+        self._frozen: set[str] = set()
+        """Those whose cgroup this object froze itself: Docker knows nothing of it."""
+        self._maps_users = False
+        self._volumes: dict[str, Path] = {}
+        """Of sandboxes that have not started yet."""
         self._client_: sdk.DockerClient | None = None
         self._watch: DeathWatch | None = None
 
@@ -111,6 +118,7 @@ class DockerEngine(Engine):
             raise EngineUnavailableError(f"docker: no runtime {self._runtime!r} at {self._url}; it has {known}")
         make_base(self._directory)
         self._guest = copy_guest(self._guest, self._directory)
+        self._maps_users = any(name in ",".join(info["SecurityOptions"]) for name in ("name=rootless", "name=userns"))
         client, instance = self._client, self._instance
         self._watch = DeathWatch(
             lambda since: client.events(instance, since), lambda: client.dead(instance), sdk.ERRORS
@@ -148,6 +156,8 @@ class DockerEngine(Engine):
         channel = Channel(spec.id, place.mount, link)
         try:
             channel.open()
+            if spec.volume is not None:
+                await self._give(spec.volume, spec.id)
             options = container_options(
                 spec,
                 instance=self._instance,
@@ -162,13 +172,18 @@ class DockerEngine(Engine):
             place.erase()
             raise
         self._channels[spec.id] = channel
+        if spec.volume is not None:
+            self._volumes[spec.id] = spec.volume
 
     async def start(self, sandbox: str) -> None:
         """Start the container and learn its PID 1, whose connections its channel then takes."""
         await self._calls.run(
             f"start sandbox {sandbox}", START_SECONDS, self._client.start, container_name(self._instance, sandbox)
         )
-        await self._meet(sandbox)
+        pid = await self._meet(sandbox)
+        volume = self._volumes.pop(sandbox, None)
+        if volume is not None:
+            await self._calls.run(f"look into sandbox {sandbox}", LOOK_SECONDS, check_workspace, pid, volume)
 
     async def channel(self, sandbox: str, link: Callable[[], asyncio.Protocol]) -> None:
         """Listen again for a sandbox that an earlier daemon made."""
@@ -196,20 +211,25 @@ class DockerEngine(Engine):
     async def pause(self, sandbox: str) -> None:
         """Freeze its cgroup directly where that is permitted (0.25 ms), else ask Docker (12 ms)."""
         group = await self._group(sandbox)
+        if group is not None and group.frozen():
+            return
         if group is not None and group.can_freeze:
             await group.freeze()
+            self._frozen.add(sandbox)
         else:
             name = container_name(self._instance, sandbox)
             await self._calls.run(f"pause sandbox {sandbox}", PAUSE_SECONDS, self._client.pause, name)
 
     async def resume(self, sandbox: str) -> None:
-        """Thaw it the way `pause` froze it."""
+        """Thaw it the way it was frozen. What this object did not freeze itself may have been paused by Docker, which
+        must hear of its end: it would believe in the pause for ever."""
         group = await self._group(sandbox)
-        if group is not None and group.can_freeze:
-            group.thaw()
-        else:
+        if sandbox not in self._frozen and (await self._state(sandbox))["Paused"]:
             name = container_name(self._instance, sandbox)
             await self._calls.run(f"resume sandbox {sandbox}", PAUSE_SECONDS, self._client.unpause, name)
+        elif group is not None and group.can_freeze:
+            group.thaw()
+        self._frozen.discard(sandbox)
 
     async def remove(self, sandbox: str) -> None:
         """Kill and remove the container, thawed first: a frozen process does not die of SIGKILL."""
@@ -223,12 +243,14 @@ class DockerEngine(Engine):
             name = container_name(self._instance, sandbox)
             await self._calls.run(f"remove sandbox {sandbox}", REMOVE_SECONDS, self._client.remove, name)
         self._groups.pop(sandbox, None)
+        self._frozen.discard(sandbox)
+        self._volumes.pop(sandbox, None)
         if self._watch is not None:
             self._watch.forget(sandbox)
         self._place(sandbox).erase()
 
     async def list(self) -> list[SandboxStatus]:
-        """All containers with this instance's label."""
+        """All containers with this instance's label, and directories that a killed daemon made no container for."""
         containers = await self._calls.run("list sandboxes", LOOK_SECONDS, self._client.containers, self._instance)
         found = []
         for container in containers:
@@ -243,7 +265,9 @@ class DockerEngine(Engine):
                     if group is not None and group.frozen():
                         state = SandboxState.PAUSED
             found.append(SandboxStatus(sandbox, state, own_labels(labels)))
-        return found
+        known = {status.id for status in found}
+        directories = [path.name for path in self._directory.iterdir() if path.is_dir() and SANDBOX_ID.match(path.name)]
+        return found + [SandboxStatus(name, SandboxState.CREATED, {}) for name in directories if name not in known]
 
     async def stats(self, sandbox: str) -> SandboxStats:
         """From its cgroup where that is visible, else from Docker."""
@@ -284,18 +308,28 @@ class DockerEngine(Engine):
     def _place(self, sandbox: str) -> SandboxDirectory:
         return SandboxDirectory(self._directory / check_id(sandbox, "sandbox"))
 
+    async def _give(self, volume: Path, sandbox: str) -> None:
+        if self._maps_users:
+            raise EngineError(
+                f"docker: {self._url} maps users (rootless, or userns-remap), so that no volume can be given to"
+                f" sandbox {sandbox}; let the workspace be a tmpfs"
+            )
+        what = f"give a volume to sandbox {sandbox}"
+        await self._calls.run(what, HAND_OVER_SECONDS + 1, hand_over, volume, SANDBOX_UID)
+
     async def _state(self, sandbox: str) -> dict[str, Any]:
         name = container_name(self._instance, sandbox)
         return await self._calls.run(f"inspect sandbox {sandbox}", LOOK_SECONDS, self._client.state, name)
 
-    async def _meet(self, sandbox: str) -> None:
-        """Tell the channel which process is the sandbox's PID 1."""
+    async def _meet(self, sandbox: str) -> int:
+        """Tell the channel which process is the sandbox's PID 1, and return that."""
         state = await self._state(sandbox)
         if not state["Running"]:
             raise EngineError(f"docker: sandbox {sandbox} is not running: {sdk.cause(state)}")
         self._groups[sandbox] = cgroup.of_process(state["Pid"])
         if sandbox in self._channels:
             self._channels[sandbox].expect(state["Pid"])
+        return int(state["Pid"])
 
     async def _group(self, sandbox: str) -> cgroup.Group | None:
         """Its cgroup. Raises SandboxGoneError when the container does not exist."""

@@ -6,8 +6,8 @@ What each lock is for, and where Docker's own default would be weaker:
 - our seccomp list instead of Docker's (see sessiond/guest/seccomp.toml); masked and read-only paths stay Docker's;
 - memory = memory + swap, so that swapping is no way around the limit; pids, processor time, descriptors, file size, no
   core dumps;
-- everything writable is a tmpfs with a size, so nothing a sandbox writes reaches the host's disk; that covers the
-  image's VOLUMEs, which would otherwise become anonymous volumes on it;
+- everything writable is a tmpfs with a size, so nothing a sandbox writes reaches the host's disk, but for a workspace
+  that is a volume; that covers the image's VOLUMEs, which would otherwise become anonymous volumes on it;
 - private ipc and cgroup namespaces, no log driver (logs would be an unbounded file), no restart, no health check of the
   image's.
 """
@@ -78,11 +78,14 @@ def container_options(
         "shm_size": limits.tmp_bytes,
         "tmpfs": _tmpfs(spec, volumes),
         "binds": [f"{mount}:{GUEST_DIRECTORY}:ro"],
+        "mounts": _mounts(spec.volume),
         "log_config": {"type": "none", "config": {}},
         "restart_policy": {"Name": "no"},
         "oom_score_adj": OOM_SCORE_ADJ,
         "init": False,
     }
+    if spec.volume is not None:
+        del host["tmpfs"][WORKSPACE]
     if runtime is not None:
         host["runtime"] = runtime
     container: dict[str, Any] = {
@@ -104,6 +107,14 @@ def container_options(
         },
     }
     return ContainerOptions(container, host)
+
+
+def _mounts(volume: Path | None) -> list[dict[str, Any]]:
+    """The workspace, when it is a volume. Not as one of `binds`: of those Docker makes what is missing, on the host's
+    disk and without a limit."""
+    if volume is None:
+        return []
+    return [{"Target": WORKSPACE, "Source": str(volume), "Type": "bind", "ReadOnly": False}]
 
 
 def tighter(limits: Limits) -> dict[str, int]:

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from sessiond.engine import cgroup, jail
 from sessiond.engine.deaths import describe
@@ -39,7 +40,7 @@ class Record:
     def save(self, place: SandboxDirectory) -> None:
         """Write it. The sandbox exists for `list` from here on."""
         draft = place.root / f".{RECORD}"
-        draft.write_text(json.dumps({"spec": asdict(self.spec), "uid": self.uid}))
+        draft.write_text(json.dumps({"spec": asdict(self.spec), "uid": self.uid}, default=str))
         draft.rename(place.root / RECORD)
 
     @classmethod
@@ -48,6 +49,8 @@ class Record:
         document = json.loads((place.root / RECORD).read_text())
         spec = dict(document["spec"])
         spec["limits"] = Limits(**spec["limits"])
+        volume = spec.get("volume")
+        spec["volume"] = None if volume is None else Path(volume)
         return cls(SandboxSpec(**spec), document["uid"])
 
 

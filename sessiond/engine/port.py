@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 from typing import Literal, TypeAlias
 
 SANDBOX_UID = 1000
@@ -78,6 +79,9 @@ class SandboxSpec:
     labels: Mapping[str, str] = field(default_factory=dict)
     """Kept with the sandbox by the engine and returned by `list`, so that a restarted daemon knows its own."""
     exec_in: ExecMode = "any"
+    volume: Path | None = None
+    """Directory of this host that becomes the workspace, read and write, without set-user-id bits and devices; it is
+    made the sandbox's user's. It must exist, and outlives the sandbox. None makes the workspace a tmpfs."""
 
 
 class SandboxState(StrEnum):

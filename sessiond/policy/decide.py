@@ -6,28 +6,36 @@ kept.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
-from sessiond.policy import rules
-from sessiond.policy.shell import NotPlainError, parse
+from sessiond.core.paths import WORKSPACE
+from sessiond.policy.builtin import BUILTINS
+from sessiond.policy.compiled import Ruleset
+from sessiond.policy.environment import refused_environment
+from sessiond.policy.errors import PolicyError, shown
+from sessiond.policy.hints import ALTERNATIVES
+from sessiond.policy.judge import Judge, Step, worst
+from sessiond.policy.listed import listed_source
+from sessiond.policy.load import Source, compile_source, load_source, set_names
+from sessiond.policy.paths import resolve
+from sessiond.policy.reader import read_full, read_plain
+from sessiond.policy.reading import Reading, SimpleCommand, UnreadableError, Word
+from sessiond.policy.scene import Scene
 
 if TYPE_CHECKING:
     from sessiond.settings import PolicySettings
 
-Words = tuple[str, ...]
-
+Shell = Literal["bash", "sh"]
 SHELLS: dict[str, tuple[str, str]] = {"bash": ("bash", "-c"), "sh": ("sh", "-c")}
 
 _CACHED_DECISIONS = 1024
 _CACHED_CHARACTERS = 4096
 """Requests longer than this are decided anew each time, which bounds the cache's memory."""
-_SEMANTICS = 1
-"""Part of the digest: grows when the same lists would decide differently."""
+_MOST_PROBLEMS = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,18 +47,27 @@ class CommandRequest:
     env: Mapping[str, str]
     """Variables that the client asked for, the session's included; not those of the profile."""
     cwd: str
+    """Empty, or relative to the workspace, or absolute."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """The answer, and why."""
 
-    outcome: Literal["allow", "deny"]
+    outcome: Literal["allow", "deny", "ask"]
     rule: str
-    """Which rule decided: docs/policy.md lists them."""
+    """Which rule decided: docs/policy.md lists those that are not in a rule file."""
     reason: str
     argv: tuple[str, ...]
-    """What to spawn; empty when denied."""
+    """What to spawn; empty when denied. For `ask` what would be spawned."""
+    alternative: str = ""
+    """What to do instead."""
+    steps: tuple[Step, ...] = ()
+    """Each simple command that was found, with its own verdict."""
+    network: bool = False
+    """Whether a rule says that the command is meant to reach a network."""
+    timeout: float | None = None
+    """The shortest time in seconds that a rule gives the command."""
 
 
 class _DeniedError(Exception):
@@ -61,128 +78,225 @@ class _DeniedError(Exception):
 
 
 class Policy:
-    """One profile's policy. Not for use from several threads."""
+    """One policy, as a profile uses it. `decide` and `decide_cached` are for one thread; `judge` is for any."""
 
-    def __init__(self, name: str, allow: frozenset[str], *, everything: bool, shell: str) -> None:
-        """Make a policy that allows the programs in `allow`, or everything, and reads texts with `shell`."""
+    def __init__(self, name: str, source: Source, ruleset: Ruleset, shell: Shell) -> None:
+        """Decide by `ruleset`, made of `source`; texts are for `shell`."""
         self.name = name
-        self._allow = allow
-        self._everything = everything
-        self._shell = SHELLS[shell]
+        self.shell: Shell = shell
+        self.source = source
+        self._rules = ruleset
         self._decisions: OrderedDict[object, Verdict] = OrderedDict()
-        canonical = {
-            "semantics": _SEMANTICS,
-            "allow": sorted(allow),
-            "everything": everything,
-            "shell": shell,
-        }
-        self.digest = hashlib.sha256(json.dumps(canonical, sort_keys=True).encode()).hexdigest()
-        """SHA-256 of all that decides, so that an audit record tells which policy it was."""
+        self.digest = f"{source.digest[:-1]}{'0' if shell == 'bash' else '1'}"
+        """The policy's version: SHA-256 of all that decides, its last digit the shell."""
 
     @classmethod
-    def from_settings(cls, name: str, settings: PolicySettings, shell: Literal["bash", "sh"]) -> Policy:
-        """The policy that a profile called `name` asks for. `shell` is what its sandboxes have."""
-        return cls(name, frozenset(settings.allow), everything=settings.open, shell=shell)
+    def from_settings(
+        cls, name: str, settings: PolicySettings, shell: Shell, named: Mapping[str, Mapping[str, Any]] | None = None
+    ) -> Policy:
+        """The policy that a profile called `name` asks for. `named` are the settings' `[policies]`.
 
-    def decide(self, request: CommandRequest) -> Verdict:
-        """Allow or deny `request`. Never raises: what fails inside is a denial by the rule `internal`."""
+        Raises PolicyError.
+        """
+        if settings.open:
+            return load_policy("open", shell=shell, name=name)
+        if settings.allow is not None:
+            source = listed_source(settings.allow)
+            return cls(name, source, compile_source(source), shell)
+        return load_policy(settings.use, shell=shell, name=name, named=named)
+
+    def decide_cached(self, request: CommandRequest) -> Verdict | None:
+        """The verdict if it costs no waiting: seen before, or in the subset that one parser decides. Never raises.
+
+        None means that `decide` would ask the second parser, a process of some milliseconds: call `judge` in a thread
+        and `remember` what it gives.
+        """
         try:
-            key = (request.argv, request.text, tuple(sorted(request.env.items())), request.cwd)
+            key = _key(request)
             verdict = self._decisions.get(key)
             if verdict is not None:
                 self._decisions.move_to_end(key)
                 return verdict
-            verdict = self._decide(request)
-            if _size(request) <= _CACHED_CHARACTERS:
-                self._decisions[key] = verdict
-                if len(self._decisions) > _CACHED_DECISIONS:
-                    self._decisions.popitem(last=False)
+            reading = self._checked(request)
+            if reading is None:
+                return None
+            verdict = self._of_reading(request, reading)
+        except _DeniedError as error:
+            verdict = Verdict("deny", error.rule, error.reason, ())
         except Exception as error:
-            return Verdict("deny", "internal", f"the policy failed ({type(error).__name__})", ())
+            return _failed(error)
+        self.remember(request, verdict)
         return verdict
 
-    def _decide(self, request: CommandRequest) -> Verdict:
+    def judge(self, request: CommandRequest) -> Verdict:
+        """The verdict, worked out anew; may block for the second parser. For any thread. Never raises."""
         try:
-            _check_strings(request)
-            if self._everything:
-                return Verdict("allow", "open", "the policy allows everything", self._anything(request))
-            self._check_environment(request.env)
-            commands, spawned = self._read(request)
-            for words in commands:
-                self._check_command(words)
-        except NotPlainError as error:
-            return Verdict("deny", error.rule, error.reason, ())
+            reading = self._checked(request)
+            if reading is None:
+                reading = self._read(request, full=True) or _NOTHING
+            return self._of_reading(request, reading)
         except _DeniedError as error:
             return Verdict("deny", error.rule, error.reason, ())
-        names = dict.fromkeys(words[0] for words in commands)
-        return Verdict("allow", "program", f"allowed: {', '.join(names)}", spawned)
+        except Exception as error:
+            return _failed(error)
 
-    def _read(self, request: CommandRequest) -> tuple[tuple[Words, ...], Words]:
-        """The simple commands in the request, and what to spawn for it: no shell where none is needed."""
-        if request.argv is not None:
-            return (request.argv,), request.argv
-        text = request.text or ""
-        plain = parse(text)
-        if plain.single and plain.commands[0][0] not in rules.BUILTINS:
-            return plain.commands, plain.commands[0]
-        return plain.commands, (*self._shell, text)
+    def decide(self, request: CommandRequest) -> Verdict:
+        """Allow, deny or ask. Never raises: what fails inside is a denial by the rule `internal`."""
+        verdict = self.decide_cached(request)
+        if verdict is None:
+            verdict = self.judge(request)
+            self.remember(request, verdict)
+        return verdict
 
-    def _anything(self, request: CommandRequest) -> Words:
-        """What to spawn for a request that may be anything."""
-        try:
-            return self._read(request)[1]
-        except NotPlainError:
-            text = request.text or ""
-        # A shell takes a text that begins with - or + for options, unless a blank comes first.
-        return (*self._shell, f" {text}" if text.startswith(("-", "+")) else text)
+    def remember(self, request: CommandRequest, verdict: Verdict) -> None:
+        """Keep what `judge` said, so that `decide_cached` knows it."""
+        if verdict.rule == "internal" or _size(request) > _CACHED_CHARACTERS:
+            return
+        self._decisions[_key(request)] = verdict
+        if len(self._decisions) > _CACHED_DECISIONS:
+            self._decisions.popitem(last=False)
 
-    def _check_environment(self, env: Mapping[str, str]) -> None:
-        refused = sorted(name for name, value in env.items() if rules.refused_environment(name, value))
+    def _checked(self, request: CommandRequest) -> Reading | None:
+        """What is to be judged; None if only the second parser can tell. Raises _DeniedError."""
+        _check_strings(request)
+        if self._rules.open:
+            return _NOTHING
+        refused = sorted(name for name, value in request.env.items() if self._refused(name, value))
         if refused:
             raise _DeniedError("environment", f"may change what runs: {', '.join(refused[:8])}")
+        if request.argv is not None:
+            words = tuple(Word(word, word) for word in request.argv)
+            return Reading((SimpleCommand(words),), single=True)
+        return self._read(request, full=False)
 
-    def _check_command(self, words: Words) -> None:
-        """Raise _DeniedError unless this simple command may run."""
-        name = words[0]
-        if name in rules.BUILTINS_REFUSED:
-            raise _DeniedError("builtin", f"{name} can change what other words mean or run them")
-        if name not in self._allow:
-            raise _DeniedError("program", self._why_not(name))
-        restriction = rules.RESTRICTIONS.get(name.rpartition("/")[2])
-        if restriction is not None:
-            _check_arguments(name, restriction, words[1:])
+    def _refused(self, name: str, value: str) -> bool:
+        if name == "PYTHONPATH" and value:
+            return not all(self._rules.trees.runnable(resolve(part, WORKSPACE)) for part in value.split(":"))
+        return refused_environment(name, value)
 
-    def _why_not(self, name: str) -> str:
-        shown = _shown(name)
-        base = name.rpartition("/")[2]
-        if "/" in name and not name.startswith("/"):
-            return f"{shown} is a path; run a script by its interpreter's name"
-        if "/" in name:
-            known = f"; {base}, the one that PATH finds, is" if base in self._allow else ""
-            return f"{shown} is not an allowed program{known}"
-        if name in rules.ALTERNATIVES:
-            return f"{shown} is not an allowed program; {rules.ALTERNATIVES[name]}"
-        shorter = max((allowed for allowed in self._allow if name.startswith(allowed)), key=len, default="")
-        return f"{shown} is not an allowed program" + (f"; {shorter} is" if len(shorter) > len(name) // 2 else "")
+    def _read(self, request: CommandRequest, *, full: bool) -> Reading | None:
+        text = request.text or ""
+        try:
+            return read_full(text, self.shell) if full else read_plain(text)
+        except UnreadableError as error:
+            raise _DeniedError(error.rule, error.reason) from error
+
+    def _of_reading(self, request: CommandRequest, reading: Reading) -> Verdict:
+        if self._rules.open:
+            return Verdict("allow", "open", "the policy allows everything", self._anything(request))
+        directory = resolve(request.cwd or ".", WORKSPACE)
+        scene = Scene(
+            self._rules.trees,
+            frozenset([directory]),
+            reading,
+            text=request.text,
+            environment=tuple(request.env.values()),
+        )
+        judge = Judge(self._rules, self.shell)
+        steps = judge.reading(reading, scene)
+        if not steps:
+            return Verdict("deny", "syntax", "there is no command in the text", ())
+        decisive = worst([step.worst() for step in steps])
+        every = [inner for step in steps for inner in step.all()]
+        if decisive.outcome == "deny":
+            alternative = decisive.alternative or _alternative(decisive)
+            reason = f"{decisive.reason}; {alternative}" if alternative else decisive.reason
+            return Verdict("deny", decisive.rule, reason, (), alternative, steps)
+        argv = self._spawned(request, reading)
+        if decisive.outcome == "ask":
+            return Verdict("ask", decisive.rule, decisive.reason, argv, decisive.alternative, steps)
+        rules = dict.fromkeys(step.rule for step in every)
+        times = [step.timeout for step in every if step.timeout is not None]
+        return Verdict(
+            "allow",
+            next(iter(rules)),
+            f"allowed by {', '.join(list(rules)[:8])}",
+            argv,
+            "",
+            steps,
+            any(step.network for step in every),
+            min(times, default=None),
+        )
+
+    def _spawned(self, request: CommandRequest, reading: Reading) -> tuple[str, ...]:
+        """What to spawn: no shell where none is needed."""
+        if request.argv is not None:
+            return request.argv
+        if reading.single:
+            words = tuple(word.text or "" for word in reading.commands[0].words)
+            if words and words[0] not in BUILTINS:
+                return words
+        text = request.text or ""
+        # A shell takes a text that begins with - or + for options, unless a blank comes first.
+        return (*SHELLS[self.shell], f" {text}" if text.startswith(("-", "+")) else text)
+
+    def _anything(self, request: CommandRequest) -> tuple[str, ...]:
+        """What to spawn for a request that may be anything."""
+        if request.argv is not None:
+            return request.argv
+        try:
+            reading = read_plain(request.text or "")
+        except UnreadableError:
+            reading = None
+        return self._spawned(request, reading or _NOTHING)
 
 
-def _check_arguments(name: str, restriction: rules.Refused, arguments: Words) -> None:
-    found = restriction.find(arguments)
-    if found is not None:
-        raise _DeniedError("option", f"{name} may not have the argument {_shown(found)}")
-    if restriction.subcommands is None:
-        return
-    for number, argument in enumerate(arguments):
-        if argument in restriction.globals:
-            continue
-        if argument.startswith("-"):
-            raise _DeniedError("option", f"{name} may not have {_shown(argument)} before its subcommand")
-        if argument not in restriction.subcommands:
-            raise _DeniedError("option", f"{name} may not have the subcommand {_shown(argument)}")
-        found = restriction.subcommands[argument].find(arguments[number + 1 :])
-        if found is not None:
-            raise _DeniedError("option", f"{name} {argument} may not have the argument {_shown(found)}")
-        return
+def load_policy(
+    path: str | Path,
+    *,
+    shell: Shell = "bash",
+    name: str | None = None,
+    named: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Policy:
+    """The policy of that name, or in the file at that path, its own examples checked. Nothing else changes.
+
+    The examples of the shipped sets are not checked again: a policy may well deny what a set allows. Raises
+    PolicyError, which names file, rule and key of every problem.
+    """
+    source = load_source(path, named)
+    policy = Policy(name or str(path), source, compile_source(source), shell)
+    shipped = frozenset(set_names())
+    check_examples(policy, frozenset(place for place, _ in source.tables if place not in shipped))
+    return policy
+
+
+def check_examples(policy: Policy, places: frozenset[str]) -> None:
+    """Raise PolicyError unless the policy decides the examples in its files or sets `places` as they say."""
+    problems = []
+    for place, table in policy.source.tables:
+        for rule in table.rule if place in places else ():
+            for examples, allowed in ((rule.allows, True), (rule.denies, False)):
+                for example in examples:
+                    problem = _example(policy, example, allowed=allowed)
+                    if problem is not None:
+                        key = "allows" if allowed else "denies"
+                        problems.append(f"{place}: rule {rule.id}: {key}: {shown(example)} {problem}")
+    if problems:
+        raise PolicyError(problems[:_MOST_PROBLEMS])
+
+
+def _example(policy: Policy, text: str, *, allowed: bool) -> str | None:
+    verdict = policy.judge(CommandRequest(None, text, {}, WORKSPACE))
+    if (verdict.outcome == "allow") == allowed:
+        return None
+    return f"gets {verdict.outcome} by {verdict.rule}: {verdict.reason}"
+
+
+def _alternative(step: Step) -> str:
+    if step.rule != "program":
+        return ""
+    return ALTERNATIVES.get(step.command.split(" ", 1)[0].rpartition("/")[2], "")
+
+
+_NOTHING = Reading(())
+
+
+def _failed(error: Exception) -> Verdict:
+    return Verdict("deny", "internal", f"the policy failed ({type(error).__name__})", ())
+
+
+def _key(request: CommandRequest) -> object:
+    return (request.argv, request.text, tuple(sorted(request.env.items())), request.cwd)
 
 
 def _check_strings(request: CommandRequest) -> None:
@@ -201,9 +315,3 @@ def _check_strings(request: CommandRequest) -> None:
 def _size(request: CommandRequest) -> int:
     strings = (*(request.argv or ()), request.text or "", request.cwd, *request.env, *request.env.values())
     return sum(map(len, strings))
-
-
-def _shown(word: str) -> str:
-    """A word as a reason shows it: bounded, with nothing that a terminal would obey."""
-    escaped = word.encode("unicode_escape").decode() if not word.isprintable() else word
-    return repr(escaped if len(escaped) <= 80 else f"{escaped[:80]}...")

@@ -20,11 +20,16 @@ class Word:
     """Whether the unknown part is only a glob or a brace: it becomes names of files that exist, or itself."""
     quoted: bool = False
     """Whether any of it was quoted or escaped."""
+    splits: bool = False
+    """Whether an unknown word may become several, or none at all, of which nothing is known."""
+    alternatives: tuple[str, ...] = ()
+    """Prefixes one of which an unknown word surely has, where that says more than `prefix`: a loop's values."""
 
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """`NAME=value`, before a command (its environment) or alone (the shell's own variable)."""
+    """A variable that is set: before a command (its environment), alone (the shell's own), by `export` and its like, by
+    a loop (once for each word), by `${NAME:=value}` or in arithmetic (with an unknown value)."""
 
     name: str
     value: Word
@@ -49,9 +54,11 @@ class SimpleCommand:
     assignments: tuple[Assignment, ...] = ()
     redirections: tuple[Redirection, ...] = ()
     piped: bool = False
-    """Whether its standard input comes from another command of the text."""
+    """Whether the text decides what it reads from standard input, by other means than its own redirections: another
+    command's output, a file that a construct around it opens, a call of the function that it stands in."""
     place: tuple[str, ...] = ()
-    """Constructs that it stands in, outermost first: "pipeline", "substitution", "function f", "loop" and so on."""
+    """Constructs that it stands in, outermost first: "pipeline", "substitution", "process substitution", "function f",
+    "expansion", "loop", "if", "case", "group", "subshell"."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import signal
 import time
-from collections import deque
 from collections.abc import Callable
 from typing import Literal, NamedTuple, Protocol
 
@@ -30,9 +29,11 @@ from sessiond_protocol.states import CommandEventName, next_command_state
 
 from sessiond.audit.record import Ending
 from sessiond.core.errors import RequestError
+from sessiond.policy.decide import Verdict
 from sessiond.runtime.admission import Slot
 from sessiond.runtime.follower import Follower, Sink
 from sessiond.runtime.reports import GuestFault, ending, exit_record, spawn_failure
+from sessiond.runtime.stdin import Stdin
 from sessiond.store.spool import Spool
 
 ACK_BYTES = 256 * 1024
@@ -85,7 +86,15 @@ class Command:
     """A command on record in a session."""
 
     def __init__(
-        self, *, session_id: str, number: int, request: CommandStart, body: bytes, spool: Spool, keeper: Keeper
+        self,
+        *,
+        session_id: str,
+        number: int,
+        request: CommandStart,
+        body: bytes,
+        spool: Spool,
+        keeper: Keeper,
+        granted: Verdict | None = None,
     ) -> None:
         self.session_id = session_id
         self.id = request.command
@@ -94,6 +103,8 @@ class Command:
         self.request = request
         self.body = body
         """The request as it came."""
+        self.granted = granted
+        """The verdict on a command of the daemon's own; None when the policy has to be asked."""
         self.spool = spool
         self.state: CommandState = "starting"
         self.pid = 0
@@ -120,26 +131,18 @@ class Command:
         self._start: wire.Start | None = None
         self._acked = 0
         self._open_streams = 1 if request.merge_stderr or request.pty else 3
-        self._stdin: deque[tuple[int, bytes]] = deque()
-        self._stdin_sent = 0
-        self._stdin_acked = 0
-        self._stdin_unknown = False
-        """Whether only the guest knows where standard input stands: an earlier life of the daemon sent it."""
-        self._stdin_gone = False
-        """Whether its reading end is gone."""
-        self._stdin_closed: int | None = None
+        self._stdin = Stdin(request.command, self._send) if request.stdin or request.input else None
         self._stdin_taken = False
         """Whether nobody but `stdin_sink` may write."""
-        self._stdin_waits: list[Callable[[], None]] = []
-        """Who took it over before it was known where it stands."""
         self._size: tuple[int, int] | None = None
         """Rows and columns that its terminal was given after the start."""
+        self._killed_for: Literal["quota"] | None = None
         self._signals: dict[tuple[int, int], None] = {}
         """Signals and their scopes for when the guest can be reached: early ones, and the one that kills."""
-        if request.input:
-            self.write(0, request.input)
-        if not request.stdin:
-            self._stdin_closed = len(request.input)
+        if self._stdin is not None and request.input:
+            self._stdin.write(0, 0, request.input)
+            if not request.stdin:
+                self._stdin.close(0, len(request.input))
 
     @classmethod
     def recalled(
@@ -154,17 +157,27 @@ class Command:
         end: End | None,
         started: float | None,
         settled: bool,
+        granted: Verdict | None = None,
     ) -> Command:
         """A command of an earlier life of the daemon, or one whose record had left memory."""
-        command = cls(session_id=session_id, number=number, request=request, body=body, spool=spool, keeper=keeper)
+        command = cls(
+            session_id=session_id,
+            number=number,
+            request=request,
+            body=body,
+            spool=spool,
+            keeper=keeper,
+            granted=granted,
+        )
         command.started = started
         command._acked = spool.stored
         if end is None:
-            command._stdin_unknown = request.stdin
+            if command._stdin is not None and request.stdin:
+                command._stdin.expect_guest()
         else:
             command.end, command.state = end, end.event
             command.exit, command.failure, command.ended = end.exit, end.failure, end.at
-            command._stdin.clear()
+            command._stdin = None
         if settled:
             command.settled = True
             command._open_streams = 0
@@ -176,10 +189,6 @@ class Command:
     def running(self) -> bool:
         """Whether it may still do something."""
         return self.state in ("starting", "running")
-
-    @property
-    def _has_stdin(self) -> bool:
-        return self.request.stdin or bool(self.request.input)
 
     @property
     def silent(self) -> bool:
@@ -195,7 +204,8 @@ class Command:
         Again with another handle after `failed` said that the shell is missing.
         """
         self._channel, self.handle, self._start = channel, start.command, start
-        self._stdin_acked = 0
+        if self._stdin is not None:
+            self._stdin.start_again()
         if not sent:
             channel.send(start)
         self._repeat()
@@ -206,44 +216,32 @@ class Command:
 
     def write(self, offset: int, data: bytes) -> None:
         """Pass standard input on. What was passed on before is ignored; a hole or too much is refused."""
-        if not self._has_stdin:
+        if not self.request.stdin and not self.request.input:
             raise RequestError("invalid", f"command {self.id} was started without standard input")
-        if self._stdin_unknown and offset > self._stdin_sent:
-            self._stdin.clear()
-            self._stdin_sent = self._stdin_acked = offset
-        if offset > self._stdin_sent:
-            raise RequestError("invalid", f"standard input of {self.id} goes on at {self._stdin_sent}, not {offset}")
-        data = data[self._stdin_sent - offset :]
-        if not data or not self.running:
-            return
-        if self._stdin_closed is not None:
-            raise RequestError("invalid", f"standard input of {self.id} is closed")
-        if self._stdin_sent + len(data) > self._stdin_acked + wire.STDIN_WINDOW:
-            raise RequestError("limit", f"more than the window of standard input of {self.id}", "wait for stdin.ack")
-        self._stdin.append((self._stdin_sent, data))
-        self._send(wire.Stdin(self.handle, self._stdin_sent, data))
-        self._stdin_sent += len(data)
+        if self._stdin is not None and self.running:
+            self._stdin.write(self.handle, offset, data)
 
     def take_stdin(self, sink: Sink, then: Callable[[], None]) -> None:
         """Let nobody but the sink write from now on; `then` is called when it is known where standard input stands.
 
         Who wrote before is told that there is no room any more.
         """
-        if not self._has_stdin:
+        if not self.request.stdin:
             raise RequestError("invalid", f"command {self.id} was started without standard input")
         before, self.stdin_sink, self._stdin_taken = self.stdin_sink, sink, True
         if before is not None and before is not sink:
             before.send(StdinAck(session=self.session_id, command=self.id, offset=0, window=0))
-        if self.running and self._stdin_unknown:
-            self._stdin_waits.append(then)
+        if self._stdin is not None and self.running:
+            self._stdin.when_known(then)
         else:
             then()
 
     def tell_stdin(self, sent: int) -> None:
         """Tell a connection that has just written up to `sent` where standard input stands: what it sent may be old."""
+        stdin = self._stdin
         if self.stdin_sink is not None:
-            window = wire.STDIN_WINDOW if self.running and not self._stdin_gone else 0
-            offset = min(sent, self._stdin_acked)
+            window, acked = (stdin.window, stdin.acked) if stdin is not None and self.running else (0, sent)
+            offset = min(sent, acked)
             self.stdin_sink.send(StdinAck(session=self.session_id, command=self.id, offset=offset, window=window))
 
     def check_stdin(self, sink: Sink) -> None:
@@ -253,15 +251,8 @@ class Command:
 
     def close_stdin(self, offset: int) -> None:
         """End standard input at `offset`, which must be what was written."""
-        if self._stdin_closed is not None or not self.running:
-            return
-        if self._stdin_unknown and offset > self._stdin_sent:
-            self._stdin.clear()
-            self._stdin_sent = self._stdin_acked = offset
-        if offset != self._stdin_sent:
-            raise RequestError("invalid", f"standard input of {self.id} is at {self._stdin_sent}, not {offset}")
-        self._stdin_closed = offset
-        self._send(wire.StdinClose(self.handle, offset))
+        if self._stdin is not None and self.running:
+            self._stdin.close(self.handle, offset)
 
     def signal(self, number: int, *, tree: bool) -> None:
         """Signal the process group or the whole tree; nothing when it has ended, for the signal may cross the end."""
@@ -271,6 +262,11 @@ class Command:
         if self._channel is None or (number, scope) == KILL_TREE:
             self._signals[number, scope] = None
         self._send(wire.Signal(self.handle, number, scope))
+
+    def kill(self, cause: Literal["quota"]) -> None:
+        """End it and all that it started, and say why."""
+        self._killed_for = cause
+        self.signal(signal.SIGKILL, tree=True)
 
     def resize(self, rows: int, columns: int) -> None:
         """New size of its terminal."""
@@ -314,7 +310,7 @@ class Command:
             output_from=self.spool.start,
             output_to=self.spool.end,
             terminal=self.request.pty is not None,
-            stdin=self._stdin_sent if self.request.stdin and self.running and not self._stdin_unknown else None,
+            stdin=self._stdin.position if self._stdin is not None and self.request.stdin and self.running else None,
             exit=self.exit,
             failure=self.failure,
         )
@@ -373,8 +369,8 @@ class Command:
     def tell_end(self) -> None:
         """Its end is on record: say so to all who wait for it."""
         self._show_end()
-        self._stdin.clear()
-        self._stdin_is_known()
+        if self._stdin is not None:
+            self._stdin.forget()
         starters, self.starters = self.starters, []
         for starter in starters:
             self._answer_end(starter)
@@ -456,24 +452,17 @@ class Command:
         if self.state == "starting":
             raise GuestFault(f"command {self.handle} ended before it started")
         self._open_streams &= ~(frame.stdout_eof | frame.stderr_eof << 1)
-        self._end(End("exited", time.time(), exit=exit_record(frame)))
+        self._end(End("exited", time.time(), exit=exit_record(frame, self._killed_for)))
 
     def on_stdin_ack(self, frame: wire.StdinAck) -> None:
         """Standard input moved on, or its reading end is gone."""
-        self._stdin_gone = gone = frame.offset == wire.NO_MORE_STDIN
-        if self._stdin_unknown and not gone:
-            self._stdin_unknown = False
-            self._stdin_sent = max(self._stdin_sent, frame.offset)
-            self._stdin_is_known()
-        if not gone and not self._stdin_acked <= frame.offset <= self._stdin_sent:
-            raise GuestFault(f"standard input of command {self.handle} acknowledged at {frame.offset}")
-        self._stdin_acked = self._stdin_sent if gone else frame.offset
-        while self._stdin and self._stdin[0][0] + len(self._stdin[0][1]) <= self._stdin_acked:
-            self._stdin.popleft()
+        stdin = self._stdin
+        if stdin is None:
+            raise GuestFault(f"command {self.handle} acknowledged standard input that it does not have")
+        stdin.acknowledged(frame.offset)
         if self.stdin_sink is not None:
-            window = 0 if gone else wire.STDIN_WINDOW
             self.stdin_sink.send(
-                StdinAck(session=self.session_id, command=self.id, offset=self._stdin_acked, window=window)
+                StdinAck(session=self.session_id, command=self.id, offset=stdin.acked, window=stdin.window)
             )
 
     def resynchronise(self, *, known: bool) -> None:
@@ -497,10 +486,8 @@ class Command:
     # --- inside -----------------------------------------------------------------------------------------------------
 
     def _repeat(self) -> None:
-        for offset, data in self._stdin:
-            self._send(wire.Stdin(self.handle, offset, data))
-        if self._stdin_closed is not None and self._has_stdin:
-            self._send(wire.StdinClose(self.handle, self._stdin_closed))
+        if self._stdin is not None:
+            self._stdin.repeat(self.handle)
         if self._size is not None:
             self._send(wire.Resize(self.handle, *self._size))
         for number, scope in self._signals:
@@ -509,11 +496,6 @@ class Command:
     def _send(self, frame: wire.DaemonFrame, *, soon: bool = True) -> None:
         if self._channel is not None:
             self._channel.send(frame, soon=soon)
-
-    def _stdin_is_known(self) -> None:
-        waits, self._stdin_waits = self._stdin_waits, []
-        for then in waits:
-            then()
 
     def _move(self, event: CommandEventName) -> None:
         self.state = next_command_state(self.state, event)

@@ -64,7 +64,7 @@ class SessionManager:
         self._sessions: OrderedDict[str, Session] = OrderedDict()
         self._opening: dict[str, asyncio.Future[None]] = {}
         self._ended: OrderedDict[str, float] = OrderedDict()
-        """Ended sessions that are kept, and when they ended, oldest first."""
+        """Ended sessions that are kept, and until when, on the loop's clock; those that ended first come first."""
         self._recalled: OrderedDict[str, EndedSession] = OrderedDict()
         self._draining = False
         self._calm = asyncio.Event()
@@ -212,8 +212,9 @@ class SessionManager:
     # --- an earlier life --------------------------------------------------------------------------------------------
 
     def remember(self, row: SessionRow) -> None:
-        """An ended session is on record."""
-        self._ended[row.id] = row.ended or row.created
+        """An ended session is on record, to be kept for the retention."""
+        age = time.time() - (row.ended or row.created)
+        self._ended[row.id] = asyncio.get_running_loop().time() + self._retention - age
 
     def restore(self, row: SessionRow, sandbox: Sandbox | None, cause: str) -> None:
         """A session of an earlier life of the daemon goes on, in its sandbox or else, because of `cause`, in another.
@@ -304,15 +305,25 @@ class SessionManager:
         self._sessions.pop(session.id, None)
         self.remember(session.row)
         self._lifetimes.forget(session)
+        pool = self.profiles[session.rules.profile].pool
         if session.sandbox is not None:
-            self.profiles[session.rules.profile].pool.release(session.sandbox)
+            pool.release(session.sandbox)
+        elif session.row.workspace:
+            pool.erase_volume(session.row.workspace)
+
+    def volume_exceeded(self, name: str, used: int) -> None:
+        """A volume without a hard limit holds more than it may."""
+        for session in self.sessions:
+            if session.row.workspace == name:
+                log.warning("workspace over its size", session=session.id, used=used)
+                session.stop_writers()
 
     def forget_old(self) -> None:
         """Erase what was kept of sessions that ended long ago."""
-        oldest = time.time() - self._retention
+        now = asyncio.get_running_loop().time()
         while self._ended:
-            session_id, ended = next(iter(self._ended.items()))
-            if ended > oldest and len(self._ended) <= MOST_ENDED:
+            session_id, until = next(iter(self._ended.items()))
+            if now < until and len(self._ended) <= MOST_ENDED:
                 return
             del self._ended[session_id]
             self._recalled.pop(session_id, None)

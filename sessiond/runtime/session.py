@@ -109,7 +109,14 @@ class Session:
 
     def opened(self, sandbox: Sandbox, *, pooled: bool, who: str) -> None:
         """It has its first sandbox, as `who` asked. Raises RequestError when that cannot be put on record."""
-        self._row = replace(self._row, sandbox=sandbox.id, pooled=pooled, state="open", kernel=str(sandbox.layer or ""))
+        self._row = replace(
+            self._row,
+            sandbox=sandbox.id,
+            pooled=pooled,
+            state="open",
+            kernel=str(sandbox.layer or ""),
+            workspace=sandbox.volume.name if sandbox.volume is not None else "",
+        )
         self._host.ledger.session(self._row)
         self.sandbox = sandbox
         self._move("opened", "ready")
@@ -153,6 +160,12 @@ class Session:
         self._move("resume", "it is in use again")
         self._audit("session_resumed", {})
         self.touch()
+
+    def stop_writers(self) -> None:
+        """Its volume holds more than it may: end whatever runs in it."""
+        for command in self.shelf.present():
+            command.kill("quota")
+        self._tell("its workspace holds more than it may: what ran was killed")
 
     def warn(self, reason: str) -> None:
         """Tell who follows it that its end is near."""
@@ -318,11 +331,14 @@ class Session:
 
     # --- commands ---------------------------------------------------------------------------------------------------
 
-    def start(self, request: CommandStart, body: bytes, sink: Sink, who: str) -> Follower | None:
+    def start(
+        self, request: CommandStart, body: bytes, sink: Sink, who: str, verdict: Verdict | None = None
+    ) -> Follower | None:
         """Start a command, or answer for the same one started before. The sink gets `started` or an error in reply.
 
-        `body` is the request as it came, `who` asks for it, as the audit log says it. Returns its follower when the
-        request asks to follow it. Raises RequestError.
+        `body` is the request as it came, `who` asks for it, as the audit log says it. With a `verdict` the policy
+        is not asked: the command is the daemon's own. Returns its follower when the request asks to follow it. Raises
+        RequestError.
         """
         known = self.shelf.find_same(request)
         if known is not None:
@@ -332,7 +348,7 @@ class Session:
         self._check_open()
         self._check_room()
         self.touch()
-        verdict, recorded = self._judge(request, who)
+        granted, (verdict, recorded) = verdict, self._judge(request, who, verdict)
         number = self.shelf.count + 1
         frame = launch_frame(HANDLES * number, request, verdict.argv, self._env, self._limits)
         durable = self._host.ledger.start(self.id, request.command, number, self._row.generation, body)
@@ -348,6 +364,7 @@ class Session:
             body=body,
             spool=self.shelf.home.spool(number),
             keeper=self,
+            granted=granted,
         )
         self.shelf.add(command)
         self._running += 1
@@ -393,9 +410,9 @@ class Session:
         if self.shelf.count >= MOST_COMMANDS:
             raise RequestError("limit", f"session {self.id} has started {MOST_COMMANDS} commands", "open a new one")
 
-    def _judge(self, request: CommandStart, who: str) -> tuple[Verdict, Recorded]:
+    def _judge(self, request: CommandStart, who: str, granted: Verdict | None) -> tuple[Verdict, Recorded]:
         asked = self._asked(request)
-        verdict = self.rules.policy.decide(asked)
+        verdict = granted or self.rules.policy.decide(asked)
         subject = Subject(self.id, request.command, self.rules.profile, self.rules.policy.digest, who)
         try:
             digest = self._host.audit.decision(subject, asked, verdict)
@@ -414,7 +431,7 @@ class Session:
     def _expect(self, command: Command) -> None:
         """A command of an earlier life that has not ended: the guest has it, or has never been sent it."""
         asked = self._asked(command.request)
-        verdict = self.rules.policy.decide(asked)
+        verdict = command.granted or self.rules.policy.decide(asked)
         subject = Subject(self.id, command.id, self.rules.profile, self.rules.policy.digest, DAEMON)
         self._recorded[command.id] = Recorded(subject, audit_digest(asked))
         frame = None

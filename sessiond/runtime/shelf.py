@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator
 
-from sessiond_protocol.codec import decode_client
 from sessiond_protocol.messages import CommandInfo, CommandStart
 
 from sessiond.core.errors import RequestError
@@ -13,6 +12,7 @@ from sessiond.core.identity import same_body
 from sessiond.core.paging import page
 from sessiond.runtime.command import Command, End, Keeper
 from sessiond.runtime.reports import unpack_result
+from sessiond.runtime.workspace import recorded_command
 from sessiond.store.records import CommandRow
 from sessiond.store.spool import SpoolHome
 from sessiond.store.store import Store
@@ -129,9 +129,7 @@ class Shelf:
         return command
 
     def _command(self, row: CommandRow) -> Command:
-        request = decode_client(row.request)
-        if not isinstance(request, CommandStart):
-            raise RequestError("internal", f"the record of command {row.id} is not that of a command")
+        request, granted = recorded_command(row.request)
         end = None
         if row.ended is not None:
             exit, failure = unpack_result(row.result)
@@ -148,4 +146,5 @@ class Shelf:
             end=end,
             started=row.started,
             settled=row.settled,
+            granted=granted,
         )

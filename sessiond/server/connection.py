@@ -38,6 +38,8 @@ from sessiond_protocol.messages import (
     SessionAttach,
     SessionClose,
     SessionDetach,
+    SessionExport,
+    SessionImport,
     SessionInfoRequest,
     SessionList,
     SessionOpen,
@@ -47,9 +49,11 @@ from sessiond_protocol.messages import (
 )
 
 from sessiond.core.errors import RequestError
+from sessiond.policy.decide import Verdict
 from sessiond.runtime.command import Command
 from sessiond.runtime.follower import Follower
 from sessiond.runtime.manager import SessionManager
+from sessiond.runtime.workspace import as_command
 from sessiond.version import VERSION
 
 if TYPE_CHECKING:
@@ -93,6 +97,8 @@ class ClientConnection:
             SessionClose: self._session_close,
             SessionList: self._session_list,
             SessionInfoRequest: self._session_info,
+            SessionExport: self._carry_workspace,
+            SessionImport: self._carry_workspace,
             CommandStart: self._command_start,
             CommandFollow: self._command_follow,
             CommandStdin: self._command_stdin,
@@ -252,12 +258,16 @@ class ClientConnection:
     def _session_info(self, message: SessionInfoRequest) -> None:
         self.send(SessionReply(re=message.id, session=self._manager.info(message.session)))
 
-    def _command_start(self, message: CommandStart) -> None:
+    def _carry_workspace(self, message: SessionExport | SessionImport) -> None:
+        command, verdict = as_command(message)
+        self._command_start(command, verdict)
+
+    def _command_start(self, message: CommandStart, verdict: Verdict | None = None) -> None:
         session = self._manager.get(message.session)
         session.check_writer(self)
         if message.window > self._window:
             message = message.model_copy(update={"window": self._window})
-        follower = session.start(message, self._body, self, self._socket.who)
+        follower = session.start(message, self._body, self, self._socket.who, verdict)
         if follower is not None:
             self._followers[message.session, message.command] = follower
             follower.pump()

@@ -8,7 +8,7 @@ import os
 import secrets
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from sessiond.audit.log import AuditError, AuditLog
 from sessiond.audit.record import DAEMON, Subject
 from sessiond.core.errors import SessiondError
 from sessiond.core.pool import PoolPolicy
-from sessiond.engine.port import Engine, SandboxSpec
+from sessiond.engine.port import Engine, EngineError, SandboxSpec
 from sessiond.engine.select import open_engine
 from sessiond.policy.decide import Policy
 from sessiond.policy.kernel import KernelRules
@@ -30,6 +30,7 @@ from sessiond.runtime.pool import Pool
 from sessiond.runtime.recovery import Found, erase, recover
 from sessiond.runtime.sandbox import Sandbox
 from sessiond.runtime.terms import OpenProfile, SessionRules
+from sessiond.runtime.volume import Volume
 from sessiond.server.app import make_app
 from sessiond.server.connection import ClientConnection
 from sessiond.server.door import Door
@@ -39,6 +40,7 @@ from sessiond.settings import Profile, Settings
 from sessiond.store.records import SessionRow
 from sessiond.store.store import Store
 from sessiond.version import VERSION
+from sessiond.workspace.volumes import Volumes
 
 log = structlog.get_logger()
 
@@ -67,6 +69,7 @@ class Daemon:
         self._stop = asyncio.Event()
         self._audit: AuditLog | None = None
         self._store: Store | None = None
+        self._volumes = Volumes(self._state / "volumes", self._volume_exceeded)
         self._eraser: asyncio.Task[None] | None = None
         self._manager: SessionManager | None = None
 
@@ -119,13 +122,32 @@ class Daemon:
             most=self._settings.daemon.max_sessions,
             retention=self._settings.daemon.retention,
         )
+        volumes = await self._orphan_volumes(store.sessions())
         orphans = await recover(manager, store.sessions(), self._engines.values(), partial(self._hold, profiles))
         await self._listen(manager)
-        self._eraser = asyncio.create_task(self._begin(manager, orphans))
+        self._eraser = asyncio.create_task(self._begin(manager, orphans, volumes))
 
-    async def _begin(self, manager: SessionManager, orphans: list[Found]) -> None:
+    async def _orphan_volumes(self, rows: Iterable[SessionRow]) -> list[str]:
+        """Volumes of an earlier life that belong to no session. Where no profile has volumes, none are looked for."""
+        if all(profile.workspace.kind != "volume" for profile in self._settings.profiles.values()):
+            return []
+        choice = await self._volumes.open()
+        log.info("volumes", quota=choice.quota, hard=choice.hard, passed_over=choice.passed_over)
+        living = {row.workspace for row in rows if row.ended is None}
+        return [name for name in await self._volumes.list() if name not in living]
+
+    def _volume_exceeded(self, name: str, used: int) -> None:
+        if self._manager is not None:
+            self._manager.volume_exceeded(name, used)
+
+    async def _begin(self, manager: SessionManager, orphans: list[Found], volumes: list[str]) -> None:
         """Fill the pools, once what is left of an earlier life's pools is gone: the two together would be too many."""
         await erase(orphans)
+        for volume in volumes:
+            try:
+                await self._volumes.remove(volume)
+            except EngineError as error:
+                log.warning("volume not removed", volume=volume, error=str(error))
         if not self._stop.is_set():
             manager.start()
 
@@ -135,7 +157,16 @@ class Daemon:
         if profile is None:
             return None
         settings = self._settings.profiles[row.profile]
-        return make_sandbox(profile.engine, row.profile, settings, self._outbox, row.sandbox)
+        return self._make_sandbox(profile.engine, row.profile, settings, row.sandbox, row.workspace)
+
+    def _make_sandbox(self, engine: Engine, name: str, profile: Profile, sandbox_id: str, volume: str) -> Sandbox:
+        """A sandbox of a profile, not launched yet; `volume` is a session's already, or empty."""
+        limits = profile.limits.to_limits()
+        spec = SandboxSpec(id=sandbox_id, profile=name, image=profile.image, limits=limits, exec_in=profile.kernel.exec)
+        workspace = None
+        if profile.workspace.kind == "volume":
+            workspace = Volume(self._volumes, volume or sandbox_id, limits.workspace_bytes, new=not volume)
+        return Sandbox(engine, spec, self._outbox, workspace)
 
     async def _open_profile(self, name: str, profile: Profile, instance: str) -> OpenProfile:
         engine = await self._engine(profile.engine or self._settings.daemon.engine, instance)
@@ -143,7 +174,9 @@ class Daemon:
         rules = SessionRules(
             profile=name,
             engine=engine.name,
-            policy=Policy.from_settings(name, profile.policy, "sh" if profile.shell == "sh" else "bash"),
+            policy=Policy.from_settings(
+                name, profile.policy, "sh" if profile.shell == "sh" else "bash", self._settings.policies
+            ),
             limits=limits,
             commands=profile.commands,
             command_bytes=profile.output.command_bytes,
@@ -164,8 +197,9 @@ class Daemon:
                 max_age=wanted.max_age,
                 waiters=wanted.waiters,
             ),
-            make=partial(make_sandbox, engine, name, profile, self._outbox),
+            make=partial(self._make_sandbox, engine, name, profile),
             prepare=partial(engine.prepare, profile.image),
+            erase_volume=self._volumes.remove,
             wait_seconds=wanted.wait,
             health_interval=wanted.health_interval,
         )
@@ -254,6 +288,7 @@ class Daemon:
                 log.info("sessions are kept for the next start", sessions=self._manager.count)
         for connection in tuple(self._connections):
             connection.close(1001, "the daemon stops")
+        await self._volumes.close()
         for engine in self._engines.values():
             await engine.close()
         self._outbox.tidy()
@@ -269,18 +304,6 @@ class Daemon:
         if self._lock is not None:
             os.close(self._lock)
         log.info("sessiond has stopped")
-
-
-def make_sandbox(engine: Engine, name: str, profile: Profile, outbox: Outbox, sandbox_id: str) -> Sandbox:
-    """A sandbox of a profile, not launched yet."""
-    spec = SandboxSpec(
-        id=sandbox_id,
-        profile=name,
-        image=profile.image,
-        limits=profile.limits.to_limits(),
-        exec_in=profile.kernel.exec,
-    )
-    return Sandbox(engine, spec, outbox)
 
 
 def lock_state(state: Path) -> int:

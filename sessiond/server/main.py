@@ -10,6 +10,7 @@ from typing import Any
 from sessiond.audit.log import AuditError
 from sessiond.core.errors import SessiondError
 from sessiond.engine.port import EngineError
+from sessiond.policy.errors import PolicyError
 from sessiond.server.daemon import Daemon
 from sessiond.server.logging import configure
 from sessiond.settings import SettingsError, load
@@ -28,7 +29,7 @@ def serve(config: Path | None, overrides: dict[str, Any]) -> int:
     configure(settings.daemon.log_level, settings.daemon.log_format)
     try:
         asyncio.run(Daemon(settings).run(announce))
-    except (SessiondError, EngineError, AuditError) as error:
+    except (SessiondError, EngineError, AuditError, PolicyError) as error:
         print(f"sessiond: {error}", file=sys.stderr)
         return 1
     return 0

@@ -124,8 +124,8 @@ class Spool:
 
     __slots__ = (
         "_chunks",
-        "_directory",
         "_home",
+        "_number",
         "_offsets",
         "_segments",
         "_streams",
@@ -138,7 +138,7 @@ class Spool:
 
     def __init__(self, home: SpoolHome, number: int) -> None:
         self._home = home
-        self._directory = home.directory / str(number)
+        self._number = number
         self.start = 0
         self.end = 0
         self.stored = 0
@@ -153,6 +153,10 @@ class Spool:
         """Changes of stream of what is in files."""
         self._unsaved = 0
         """Changes that `streams` does not have yet, counted from the end."""
+
+    @property
+    def _directory(self) -> Path:
+        return self._home.directory / str(self._number)
 
     # --- writing ----------------------------------------------------------------------------------------------------
 

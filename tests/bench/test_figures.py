@@ -8,6 +8,7 @@ import pytest
 
 from sessiond.bench.figures import PROMISES, Figures, Machine, Promise, rows
 from sessiond.bench.measure import Samples, slow_end, summary
+from sessiond.bench.parts import Parts
 from tests.bench.__main__ import broken, table
 
 MACHINE = Machine(cpus=2, kernel="6", engine="docker", engine_version="20", image="i", load=0.0)
@@ -51,7 +52,7 @@ def samples(**others: Any) -> Samples:
 
 
 def figures(**others: Any) -> Figures:
-    return summary(samples(**others), MACHINE, 90, 70.0, 1.0)
+    return summary(samples(**others), MACHINE, Parts(80.0, 0.6, 3.1, 15.0, 1.2), 90, 70.0, 1.0)
 
 
 def test_ratios_are_those_of_medians() -> None:

@@ -117,6 +117,25 @@ async def test_input_through_a_network_that_fails(client: Client, proxy: Cutting
     assert client.reconnects >= CUTS
 
 
+async def test_a_workspace_through_a_network_that_fails(
+    client: Client, proxy: CuttingProxy, chance: random.Random, tmp_path: Path
+) -> None:
+    """Out of one session and into another, each of it once and all of it."""
+    size = 20 * MEGABYTE
+    one, other = await client.open("open"), await client.open("open")
+    made = f"head -c {size} /dev/urandom >large; echo x >small; sha256sum *"
+    digests = (await one.run(made, check=True)).text
+    proxy.cut_after(down=cuts(chance, size))
+    exported = await one.export_workspace(tmp_path / "tar")
+    proxy.cut_after(up=cuts(chance, size))
+    imported = await other.import_workspace(tmp_path / "tar")
+    proxy.cut_after()
+    assert exported.complete and imported.size == exported.size == (tmp_path / "tar").stat().st_size
+    assert await text_of(client, other.id, ["sh", "-c", "sha256sum *"]) == digests
+    assert client.reconnects >= CUTS
+    assert [info.state for info in await other.commands()] == ["exited"] * 2
+
+
 async def test_commands_through_a_network_that_fails_run_once(
     client: Client, proxy: CuttingProxy, chance: random.Random
 ) -> None:

@@ -52,7 +52,7 @@ def test_client_does_not_know_the_daemon():
 
 
 def test_daemon_does_not_know_the_client_but_in_its_commands():
-    for part in ("core", "engine", "policy", "audit", "store", "runtime", "server", "guest"):
+    for part in ("core", "engine", "policy", "workspace", "audit", "store", "runtime", "server", "guest"):
         assert violations(PACKAGES["sessiond"] / part, {"sessiond_client"}) == []
 
 
@@ -66,7 +66,8 @@ def test_core_decides_without_engine_server_or_clock():
 def test_engines_and_policy_know_nothing_above_them():
     above = {"sessiond.server", "sessiond.runtime", "sessiond.cli"}
     for part in ("engine", "policy", "audit", "store", "guest", "core"):
-        assert violations(PACKAGES["sessiond"] / part, above) == []
+        assert violations(PACKAGES["sessiond"] / part, above | {"sessiond.workspace"}) == []
+    assert violations(PACKAGES["sessiond"] / "workspace", above) == []
     assert violations(PACKAGES["sessiond"] / "runtime", {"sessiond.server", "sessiond.cli"}) == []
     assert violations(PACKAGES["sessiond"] / "server", {"sessiond.cli"}) == []
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sessiond.engine.port import Limits
-from sessiond.settings import DEVELOPER_PROGRAMS, SettingsError, load
+from sessiond.settings import SettingsError, load
 
 EXAMPLE = Path(__file__).parents[2] / "sessiond.example.toml"
 
@@ -38,7 +38,7 @@ def test_defaults_work_without_a_file() -> None:
     assert list(settings.profiles) == ["default"]
     profile = settings.profiles["default"]
     assert profile.limits.to_limits() == Limits()
-    assert profile.policy.allow == list(DEVELOPER_PROGRAMS)
+    assert (profile.policy.use, profile.policy.allow, profile.policy.open) == ("developer", None, False)
     assert settings.daemon.listen[0].startswith("unix:/")
     assert settings.daemon.state.is_absolute()
 
@@ -164,6 +164,9 @@ def test_every_problem_is_reported_with_file_line_and_key(tmp_path: Path) -> Non
         ("[profiles.default.policy]\nopen = true\nallow = []\n", "open = true"),
         ('[profiles.default.policy]\nallow = ["/usr/bin/../x"]\n', "plain absolute path"),
         ('[profiles.default.policy]\nallow = ["a b"]\n', "bare name"),
+        ('[profiles.default.policy]\nallow = []\nuse = "strict"\n', "not both"),
+        ('[profiles.default.policy]\nopen = true\nuse = "strict"\n', "open = true"),
+        ('[policies."A"]\n', "policies.A"),
     ],
 )
 def test_what_cannot_be_is_refused(tmp_path: Path, text: str, expected: str) -> None:

@@ -7,6 +7,7 @@
 #include "frame.h"
 #include "init.h"
 #include "probe.h"
+#include "tar_modes.h"
 
 #ifndef GUEST_VERSION
 #error "build.py gives the version"
@@ -16,6 +17,8 @@ static int usage(void) {
     fputs("usage: guest init --dial SOCKET [--seccomp] [--noexec PATH]...   be PID 1\n"
           "       guest floor COUNT PROGRAM [ARG...]     measure a bare spawn\n"
           "       guest probe NAME [LIMIT] | list        try what must not work\n"
+          "       guest tar-export DIRECTORY             as a tar archive, to standard output\n"
+          "       guest tar-import DIRECTORY             of one from standard input\n"
           "       guest version\n",
           stderr);
     return 2;
@@ -45,6 +48,10 @@ int main(int argc, char **argv) {
         return floor_main(argc - 2, argv + 2);
     if (strcmp(mode, "probe") == 0)
         return probe_main(argc - 2, argv + 2);
+    if (strcmp(mode, "tar-export") == 0)
+        return tar_export_main(argc - 2, argv + 2);
+    if (strcmp(mode, "tar-import") == 0)
+        return tar_import_main(argc - 2, argv + 2);
     if (strcmp(mode, "version") == 0) {
         printf("{\"version\":\"%s\",\"protocol\":%d}\n", GUEST_VERSION, PROTOCOL_VERSION);
         return 0;

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import signal
 from collections.abc import Callable
 
@@ -106,12 +105,12 @@ async def test_detached_terminals_go_on_and_are_come_back_to(client: Client, dae
 
 
 async def test_ctrl_right_bracket_twice_types_it(client: Client, daemon: DaemonProcess) -> None:
-    async with await client.open("open") as session:
-        async with shell(daemon, session.id, "--", "sh", "-c", "stty raw; echo ready; od -An -tx1 -N3") as screen:
-            await screen.shows("ready")
-            screen.type(b"\x1d\x1d\x1dx")
-            await screen.shows("1d 1d 78")
-            assert await screen.exit() == 0
+    argv = ("--profile", "open", "--", "sh", "-c", "stty raw; echo ready; od -An -tx1 -N3")
+    async with shell(daemon, *argv) as screen:
+        await screen.shows("ready")
+        screen.type(b"\x1d\x1d\x1dx")
+        await screen.shows("1d 1d 78")
+        assert await screen.exit() == 0
 
 
 async def test_several_watch_and_type_nothing(client: Client, daemon: DaemonProcess) -> None:
@@ -252,7 +251,9 @@ async def test_an_editor_outlives_detaching_and_the_death_of_the_daemon(
     daemon = make_daemon(settings={"on_stop": "keep"}).start()
     async with connect(daemon.url) as client:
         session = await client.open("open")
-        await session.run(["python3", "-c", "import sys; open('editor.py', 'w').write(sys.argv[1])", EDITOR], check=True)
+        await session.run(
+            ["python3", "-c", "import sys; open('editor.py', 'w').write(sys.argv[1])", EDITOR], check=True
+        )
         async with shell(daemon, session.id) as screen:
             await screen.shows("$ ")
             save = await start_editor(screen, engine)
@@ -281,7 +282,9 @@ async def test_somebody_else_sized_the_screen_and_it_is_drawn_anew(
     daemon = make_daemon().start()
     async with connect(daemon.url) as client:
         session = await client.open("open")
-        await session.run(["python3", "-c", "import sys; open('editor.py', 'w').write(sys.argv[1])", EDITOR], check=True)
+        await session.run(
+            ["python3", "-c", "import sys; open('editor.py', 'w').write(sys.argv[1])", EDITOR], check=True
+        )
         async with shell(daemon, session.id) as screen:
             await screen.shows("$ ")
             save = await start_editor(screen, engine)

@@ -302,7 +302,7 @@ async def test_shell_of_the_profile(make_daemon: Callable[..., DaemonProcess], s
         ("echo hi; rm x", None),
         ("echo $(id)", None),
         (["/tmp/echo", "hi"], None),
-        ("echo hi > /tmp/x", None),
+        ("echo hi > /etc/x", None),
     ],
     ids=str,
 )

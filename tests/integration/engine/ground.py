@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 from sessiond.engine.port import Capabilities, Engine, Limits, SandboxSpec
 from tests.integration.engine.guest_client import Guest
@@ -33,12 +34,16 @@ class Ground:
             self._engine = None
         return await self.open()
 
-    def spec(self, sandbox: str = "s-1", limits: Limits | None = None, **labels: str) -> SandboxSpec:
-        return SandboxSpec(sandbox, "test", self.image, limits or Limits(), labels)
+    def spec(
+        self, sandbox: str = "s-1", limits: Limits | None = None, volume: Path | None = None, **labels: str
+    ) -> SandboxSpec:
+        return SandboxSpec(sandbox, "test", self.image, limits or Limits(), labels, volume=volume)
 
-    async def sandbox(self, sandbox: str = "s-1", limits: Limits | None = None, **labels: str) -> Guest:
+    async def sandbox(
+        self, sandbox: str = "s-1", limits: Limits | None = None, volume: Path | None = None, **labels: str
+    ) -> Guest:
         """A running sandbox whose guest is there."""
-        return await self.sandbox_of(self.spec(sandbox, limits, **labels))
+        return await self.sandbox_of(self.spec(sandbox, limits, volume, **labels))
 
     async def sandbox_of(self, spec: SandboxSpec) -> Guest:
         """A running sandbox of a whole recipe."""

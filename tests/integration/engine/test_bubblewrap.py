@@ -162,7 +162,7 @@ async def test_jail_that_cannot_be_made_leaves_nothing(jails: Ground, monkeypatc
     assert await engine.list() == []
 
 
-def broken_arguments(spec, around, *, mount, memory, fds):
+def broken_arguments(spec, around, *, mount, volume, memory, fds):
     return [
         *(around.bwrap, "--unshare-all", "--as-pid-1", "--info-fd", str(fds.info)),
         *("--json-status-fd", str(fds.status), "--block-fd", str(fds.block), "--ro-bind", "/nonexistent", "/x", "true"),
@@ -220,7 +220,7 @@ def readable_copy() -> Iterator[Path]:
         copy = Path(name)
         copy.chmod(0o755)
         for part in (
-            *("sessiond/core", "sessiond/engine", "sessiond/guest"),
+            *("sessiond/core", "sessiond/engine", "sessiond/guest", "sessiond/workspace"),
             *("protocol/sessiond_protocol", "tests/integration/engine"),
         ):
             shutil.copytree(root / part, copy / part, ignore=shutil.ignore_patterns("bin", "__pycache__"))
@@ -237,8 +237,8 @@ import asyncio, sys
 from dataclasses import replace
 from pathlib import Path
 from sessiond.engine.bubblewrap import BubblewrapEngine
+from sessiond.workspace.volumes import Volumes
 from tests.integration.engine.ground import Ground
-from tests.integration.engine.test_contract import FORKS
 
 async def main():
     here = Path(sys.argv[1])
@@ -256,6 +256,18 @@ async def main():
     await engine.remove("s-1")
     strict = await ground.sandbox_of(replace(ground.spec("s-2"), exec_in="strict"))
     print((await strict.run("sh", "-c", "cp /bin/true x; ./x || echo refused")).output.count("refused"))
+    volumes = Volumes(here / "state" / "volumes")
+    print((await volumes.open()).quota)
+    volume = await volumes.create("v-1", 1 << 20)
+    guest = await ground.sandbox("s-4", volume=volume)
+    await guest.run("sh", "-c", "echo kept >/workspace/file")
+    await engine.remove("s-4")
+    guest = await ground.sandbox("s-3", volume=await volumes.adopt("v-1"))
+    print((await guest.run("sh", "-c", "cat file; id -u; stat -c %u file", cwd="/workspace")).output, end="")
+    await engine.remove("s-3")
+    await volumes.remove("v-1")
+    print(await volumes.list())
+    await volumes.close()
     await ground.clear()
 asyncio.run(main())
 """
@@ -276,4 +288,6 @@ def test_ordinary_user_needs_nothing_but_bwrap(readable_copy: Path):
         cwd=readable_copy,
         timeout=60,
     )
-    assert (done.stdout, done.returncode) == ("['paused']\nadopted\n0\n1\n", 0), done.stderr
+    assert (done.stdout, done.returncode) == ("['paused']\nadopted\n0\n1\nmeasured\nkept\n1000\n1000\n[]\n", 0), (
+        done.stderr
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -11,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from sessiond.engine import docker_engine
+from sessiond.engine import cgroup, docker_engine
 from sessiond.engine.docker_engine import DockerEngine
+from sessiond.engine.docker_options import container_name
 from sessiond.engine.port import (
     EngineError,
     EngineTimeoutError,
@@ -230,3 +232,81 @@ async def test_without_access_to_cgroups_docker_does_it(shared_ground: Ground, m
     await engine.pause("s-1")
     await engine.remove("s-1")
     assert await engine.list() == []
+
+
+def docker(url: str, *words: str) -> subprocess.CompletedProcess[str]:
+    """Docker's own command line, as an operator would use it."""
+    return subprocess.run(["docker", "--host", url, *words], capture_output=True, text=True, timeout=30)
+
+
+async def test_what_docker_paused_docker_hears_of_when_it_goes_on(
+    shared_ground: Ground, dockerd: engines.PrivateDockerd
+):
+    """It would believe in the pause for ever, and refuse to do anything with the container."""
+    engine = await shared_ground.open()
+    guest = await shared_ground.sandbox()
+    name = container_name(engine._instance, "s-1")  # type: ignore[attr-defined]
+    assert docker(dockerd.url, "pause", name).returncode == 0
+    await engine.pause("s-1")  # is already
+    assert (await engine.list())[0].state is SandboxState.PAUSED
+    await engine.resume("s-1")
+    assert (await engine.list())[0].state is SandboxState.RUNNING
+    assert docker(dockerd.url, "inspect", "-f", "{{.State.Status}}", name).stdout == "running\n"
+    assert (await guest.run("echo", "on")).output == "on\n"
+
+
+async def test_docker_is_not_confused_by_a_sandbox_that_is_frozen_directly(
+    shared_ground: Ground, dockerd: engines.PrivateDockerd
+):
+    engine = await shared_ground.open()
+    guest = await shared_ground.sandbox()
+    name = container_name(engine._instance, "s-1")  # type: ignore[attr-defined]
+    await engine.pause("s-1")
+    # Docker knows nothing of the pause, and must neither end it nor take over what it cannot undo.
+    assert "is not paused" in docker(dockerd.url, "unpause", name).stderr
+    docker(dockerd.url, "pause", name)
+    assert (await engine.list())[0].state is SandboxState.PAUSED
+    await engine.resume("s-1")
+    assert (await engine.list())[0].state is SandboxState.RUNNING
+    assert docker(dockerd.url, "inspect", "-f", "{{.State.Status}}", name).stdout == "running\n"
+    assert (await guest.run("echo", "on")).output == "on\n"
+
+
+async def test_docker_kill_ends_a_sandbox_that_is_frozen_directly(
+    shared_ground: Ground, dockerd: engines.PrivateDockerd
+):
+    engine = await shared_ground.open()
+    await shared_ground.sandbox()
+    name = container_name(engine._instance, "s-1")  # type: ignore[attr-defined]
+    await engine.pause("s-1")
+    assert docker(dockerd.url, "kill", name).returncode == 0
+    assert "signal 9" in await asyncio.wait_for(engine.wait("s-1"), 10)
+    await engine.remove("s-1")
+    assert await engine.list() == []
+
+
+async def test_a_daemon_that_was_restarted_removes_a_frozen_sandbox(shared_ground: Ground):
+    engine = await shared_ground.open()
+    await shared_ground.sandbox()
+    await engine.pause("s-1")
+    engine = await shared_ground.again()
+    assert (await engine.list())[0].state is SandboxState.PAUSED
+    await engine.remove("s-1")
+    assert await engine.list() == []
+
+
+async def test_docker_pauses_where_the_freezer_may_not_be_written(
+    shared_ground: Ground, dockerd: engines.PrivateDockerd, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(cgroup.Group, "can_freeze", False)
+    engine = await shared_ground.open()
+    guest = await shared_ground.sandbox()
+    name = container_name(engine._instance, "s-1")  # type: ignore[attr-defined]
+    await engine.pause("s-1")
+    assert docker(dockerd.url, "inspect", "-f", "{{.State.Status}}", name).stdout == "paused\n"
+    assert (await engine.list())[0].state is SandboxState.PAUSED
+    engine = await shared_ground.again()
+    await engine.resume("s-1")
+    adopted = await shared_ground.adopt()
+    assert (await adopted.run("echo", "on")).output == "on\n"
+    assert guest.hello is not None

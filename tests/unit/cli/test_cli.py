@@ -275,7 +275,7 @@ async def test_listing(shell: Shell, peer: Peer) -> None:
     assert (await shell("ps")).out == b"SESSION  NAME  PROFILE  STATE  AGE  LEFT  COMMANDS\n"
     one = (await shell("open", "--name", "first", "--label", "a=b")).line
     two = (await shell("open")).line
-    peer.sessions[two] = peer.sessions[two].model_copy(update={"state": "lost"})
+    peer.sessions[two] = peer.sessions[two].model_copy(update={"state": "closed"})
     assert (await shell("ps", "-q")).out.decode().split() == [one]
     assert (await shell("ps", "-qa")).out.decode().split() == [one, two]
     assert (await shell("ps", "-qa", "--label", "a=b")).out.decode().split() == [one]

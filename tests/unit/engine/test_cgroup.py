@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from sessiond.engine import cgroup
 from sessiond.engine.cgroup import Group
-from sessiond.engine.port import Limits, SandboxGoneError
+from sessiond.engine.port import EngineError, Limits, SandboxGoneError
 
 MIXED = """\
 31 23 0:28 / /sys/fs/cgroup rw,relatime - tmpfs tmpfs rw,mode=755
@@ -85,6 +88,12 @@ async def test_freezing_waits_for_the_kernel(v2: Group, tmp_path: Path):
     assert not v2.frozen()
 
 
+async def test_freezer_that_cannot_be_written_is_the_engines_error(tmp_path: Path):
+    (tmp_path / "cgroup.freeze").mkdir()
+    with pytest.raises(EngineError, match="freezer cannot be written: Is a directory"):
+        await Group({"unified": tmp_path}).freeze()
+
+
 async def test_group_that_is_gone_is_gone(tmp_path: Path):
     gone = Group({"unified": tmp_path / "gone"})
     assert not gone.frozen()
@@ -98,3 +107,30 @@ async def test_group_that_is_gone_is_gone(tmp_path: Path):
 
 def test_process_that_is_gone_has_no_group():
     assert cgroup.of_process(2**22 + 1) is None
+
+
+@pytest.fixture
+def real_v2() -> Iterator[Group]:
+    """A group of the kernel's own in version 2, with a process in it; of the mixture of both the version 2 part."""
+    mount = cgroup.hierarchies().mounts.get(cgroup.UNIFIED)
+    if mount is None or not os.access(mount[0] / "cgroup.procs", os.W_OK):
+        pytest.skip("this user may make no groups in version 2 here")
+    path = mount[0] / f"sessiond-test-{os.getpid()}"
+    path.mkdir()
+    process = subprocess.Popen(["sleep", "100"])
+    group = Group({cgroup.UNIFIED: path})
+    group.add(process.pid)
+    yield group
+    group.thaw()
+    process.kill()
+    process.wait()
+    path.rmdir()
+
+
+async def test_version_2_freezes_for_real(real_v2: Group):
+    assert real_v2.can_freeze
+    for _ in range(3):
+        await real_v2.freeze()
+        assert real_v2.frozen()
+        real_v2.thaw()
+        assert not real_v2.frozen()

@@ -69,6 +69,13 @@ def test_rubbish_in_the_upper_half_of_an_argument(filtered: Guest) -> None:
     assert calls(filtered, ("ioctl", 0, 0x5413, 0)) == ["ENOTTY"]
 
 
+def test_no_file_can_leave_its_volumes_project(filtered: Guest) -> None:
+    set_flags, set_flags_32, set_attributes, get_attributes = 0x40086602, 0x40046602, 0x401C5820, 0x801C581F
+    asked = [("ioctl", 0, request, 0) for request in (set_flags, set_flags_32, set_attributes)]
+    assert calls(filtered, *asked) == ["EPERM"] * 3
+    assert calls(filtered, ("ioctl", 0, get_attributes, 0)) != ["EPERM"]
+
+
 def test_no_bit_of_a_mask(filtered: Guest) -> None:
     newuser, newnet, device, fifo = 0x10000000, 0x40000000, 0o020600, 0o010600
     assert calls(filtered, ("clone", newuser | signal.SIGCHLD), ("clone", newnet)) == ["EPERM", "EPERM"]

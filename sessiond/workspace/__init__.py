@@ -1,0 +1,1 @@
+"""Volumes: workspaces that outlive their sandboxes, each with a limit on its size."""
