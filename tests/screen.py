@@ -19,13 +19,21 @@ DEADLINE = 15.0
 ROWS, COLUMNS = 24, 80
 
 
+class _Screen(pyte.Screen):
+    """Pyte's, which stumbles over a question of vim's (CSI ? 4 m)."""
+
+    def select_graphic_rendition(self, *attributes: int, private: bool = False) -> None:
+        if not private:
+            super().select_graphic_rendition(*attributes)
+
+
 class Screen:
     """A program on a terminal of its own. `async with Screen(argv) as screen:`"""
 
     def __init__(self, argv: Sequence[str], *, rows: int = ROWS, columns: int = COLUMNS, **environment: str) -> None:
         self._argv = argv
         self._environment = environment
-        self._screen = pyte.Screen(columns, rows)
+        self._screen = _Screen(columns, rows)
         self._stream = pyte.ByteStream(self._screen)
         self.raw = b""
         """All that the program has written."""
