@@ -457,6 +457,8 @@ class Command:
     def on_stdin_ack(self, frame: wire.StdinAck) -> None:
         """Standard input moved on, or its reading end is gone."""
         stdin = self._stdin
+        if not self.running:
+            return
         if stdin is None:
             raise GuestFault(f"command {self.handle} acknowledged standard input that it does not have")
         stdin.acknowledged(frame.offset)
