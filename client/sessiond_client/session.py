@@ -11,7 +11,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, Literal
 
 from sessiond_protocol import messages
-from sessiond_protocol.messages import MAX_INPUT, CommandInfo, CommandLimits, SessionInfo, Terminal
+from sessiond_protocol.messages import MAX_INPUT, CommandInfo, CommandLimits, SessionInfo
 
 from sessiond_client.command import Command, kill
 from sessiond_client.errors import (
@@ -219,7 +219,7 @@ class Session:
             command_id=command_id,
             stdin=b"",
             keep_stdin=True,
-            pty=Terminal(rows=rows, columns=columns, term=term),
+            pty={"rows": rows, "columns": columns, "term": term},
             timeout=timeout,
             env=dict(env or {}),
             cwd=cwd,

@@ -5,6 +5,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 from sessiond_client import (
@@ -219,3 +223,35 @@ async def test_a_hung_up_terminal_ends_with_its_command(client: Client) -> None:
         terminal = await session.terminal("trap '' HUP; sleep 1000 & echo started; exit 3")
         assert await read(terminal) == b"started\r\n"
         assert (await terminal.wait()).exit_code == 3
+
+
+async def test_kernel_rules_leave_terminals_unless_their_lists_do_not(
+    make_daemon: Callable[..., DaemonProcess],
+) -> None:
+    """The default list of what may be written has the sandbox's own terminals; a list without them is told."""
+    programs = ["bash", "sh", "stty", "cat", "echo", "tty"]
+    kernels = {"default": {"executables": programs}, "own": {"executables": programs, "write": ["/workspace"]}}
+    profiles = {
+        name: {"policy": {"open": True}, "pool": {"min": 0, "max": 2}, "kernel": kernel}
+        for name, kernel in kernels.items()
+    }
+    daemon = make_daemon(profiles=profiles).start()
+    async with connect(daemon.url) as client:
+        async with await client.open("default") as session:
+            terminal = await session.terminal("stty raw -echo rows 7; stty size; cat")
+            await read(terminal, b"7 80\n")
+            await terminal.resize(9, 90)
+            await terminal.write(b"typed")
+            await read(terminal, b"typed")
+        async with await client.open("own") as session:
+            with pytest.raises(CommandNotStartedError, match="gives no terminal"):
+                await session.terminal("true")
+
+
+async def test_the_example_of_the_page_works(client: Client) -> None:
+    page = (Path(__file__).parents[3] / "docs/terminals.md").read_text()
+    (example,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(compile(example, "docs/terminals.md", "exec", dont_inherit=True), names)
+    async with await client.open("open") as session:
+        await names["conversation"](session)
