@@ -6,6 +6,7 @@ import asyncio
 import json
 import signal
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from sessiond_client import Client, connect
@@ -327,3 +328,30 @@ async def test_a_shell_that_is_open_lives_through_the_death_of_the_daemon(
             screen.type("exit 2\r")
             assert await screen.exit() == 2
         await session.close()
+
+
+async def test_full_screen_programs_under_tmux(client: Client, daemon: DaemonProcess, tmp_path: Path) -> None:
+    """Python's prompt everywhere; less and top where the sandbox sees the machine's programs."""
+    async with await client.open("open") as session:
+        line = f"{SESSIOND} shell --url {daemon.url} {session.id}"
+        tmux = ["tmux", "-S", str(tmp_path / "tmux"), "-f", "/dev/null", "new-session", line]
+        async with Screen(tmux) as screen:
+            await screen.shows("$")
+            screen.type("python3 -q\r")
+            await screen.shows(">>>")
+            screen.type("import os; print(os.get_terminal_size(), os.environ['TERM'][:6])\r")
+            await screen.shows("terminal_size(columns=80, lines=23) tmux-2")
+            screen.type("exit()\r")
+            if daemon.engine.name == "bubblewrap":
+                screen.type("clear; seq 1 500 > numbers; less numbers\r")
+                await screen.shows("\n22\nnumbers")
+                screen.type("G")
+                await screen.shows("\n500\n(END)")
+                screen.type("q")
+                screen.type("clear; top; clear\r")
+                await screen.shows("PID USER")
+                screen.resize(15, 60)
+                screen.type("q")
+                await screen.shows(lambda: "PID USER" not in screen.text and "$" in screen.text)
+            screen.type("exit\r")
+            assert await screen.exit() == 0
