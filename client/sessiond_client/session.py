@@ -11,6 +11,8 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, Literal
 
 from sessiond_protocol import messages
+from sessiond_protocol.codec import decode_client
+from sessiond_protocol.errors import RemoteProtocolError
 from sessiond_protocol.messages import MAX_INPUT, CommandInfo, CommandLimits, SessionInfo
 
 from sessiond_client.command import Command, kill
@@ -20,6 +22,7 @@ from sessiond_client.errors import (
     GoneError,
     NotFoundError,
     OutputLimitError,
+    ProtocolViolationError,
     SessiondError,
     TransportError,
     UsageError,
@@ -108,6 +111,8 @@ class Session:
     ) -> Result:
         """Run a command to its end: a string as a shell reads it, a list as the program and its arguments.
 
+        Where the policy wants a person's consent it waits for that, too; `timeout` counts from when the command runs.
+        Denied, or not allowed in time, it raises CommandDeniedError.
         A non-zero exit code is a value; with `check` it raises CommandFailedError. At `timeout` seconds the command
         gets TERM, `grace` seconds later KILL, and the result has `timed_out` and the output so far. Output beyond
         `max_output` bytes kills the command and raises OutputLimitError, which holds what came before.
@@ -135,7 +140,8 @@ class Session:
         stream.keep = max_output
         feeder = asyncio.ensure_future(_feed(stream, rest)) if rest else None
         spare = 2 * link.timeout + link.reconnect_timeout
-        overdue = stream.fail_after(timeout + grace + spare) if timeout is not None else None
+        if timeout is not None:
+            stream.fail_after(timeout + grace + spare)
         try:
             await stream.collected.wait()
             status = await (kill(stream) if stream.excess else stream.ended.wait())
@@ -145,8 +151,7 @@ class Session:
         finally:
             if feeder is not None:
                 feeder.cancel()
-            if overdue is not None:
-                overdue.cancel()
+            stream.keep_waiting()
         ended = result(status, *stream.buffer.drain())
         if stream.excess:
             raise OutputLimitError(max_output, ended)
@@ -265,6 +270,19 @@ class Session:
             stream.let_go()
             raise
         return Command(self, stream)
+
+    async def record(self, command_id: str | None = None) -> messages.CommandStart | messages.SessionOpen | None:
+        """The request that began a command, or without an id the one that opened the session, as it is on record.
+
+        None for what carried a workspace in or out.
+        """
+        link = await self._client.ready()
+        reply = await link.request(messages.Recorded, messages.Record, session=self.id, command=command_id)
+        try:
+            request = decode_client(reply.body)
+        except RemoteProtocolError as error:
+            raise ProtocolViolationError(f"the daemon has a record that is no request: {error}") from error
+        return request if isinstance(request, messages.CommandStart | messages.SessionOpen) else None
 
     async def commands(self) -> list[CommandInfo]:
         """All its commands that the daemon still knows, oldest first."""

@@ -24,6 +24,8 @@ COMMANDS = {
     "ps": ("sessiond.cli.ps:ps", "List sessions, or the commands of one."),
     "logs": ("sessiond.cli.logs:logs", "Print what the commands of a session have said."),
     "close": ("sessiond.cli.sessions:close", "Close sessions."),
+    "approvals": ("sessiond.cli.approvals:approvals", "See what waits for a person's consent, and answer."),
+    "reproduce": ("sessiond.cli.reproduce:reproduce", "Run a session's recorded commands again, and compare."),
     "audit": ("sessiond.cli.audit:audit", "Verify, follow, search and export the audit log."),
     "doctor": ("sessiond.cli.doctor:doctor", "Check that this machine can keep what sessiond promises."),
     "policy": ("sessiond.cli.policy:policy", "See what a policy decides, and why."),

@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple, Protocol
 
 from sessiond_protocol import guest as wire
 from sessiond_protocol.messages import (
+    Awaiting,
     CommandInfo,
     CommandStart,
     CommandState,
@@ -39,6 +40,8 @@ from sessiond.store.spool import Spool
 ACK_BYTES = 256 * 1024
 """Output is acknowledged by this much: a quarter of the guest's ring, so that it never waits for an honest daemon."""
 KILL_TREE = (int(signal.SIGKILL), wire.SCOPE_TREE)
+WITHDRAWING = frozenset(map(int, (signal.SIGHUP, signal.SIGINT, signal.SIGKILL, signal.SIGTERM)))
+"""Signals that end a command which waits for consent."""
 STREAMS: dict[int, StreamName] = {wire.STDOUT: "stdout", wire.STDERR: "stderr"}
 
 
@@ -124,6 +127,8 @@ class Command:
         self.substitute: Callable[[Command], None] | None = None
         """Launches it with another shell, should the first one be missing."""
         self.slot: Slot | None = None
+        self.approval, self._approval_until = "", 0.0
+        """The question that it waits for, or waited, and when that expires, by the wall clock."""
         self.handle = 0
         """What the guest calls it; 0 before it is sent."""
         self._keeper = keeper
@@ -188,7 +193,17 @@ class Command:
     @property
     def running(self) -> bool:
         """Whether it may still do something."""
-        return self.state in ("starting", "running")
+        return self.state in ("starting", "awaiting_approval", "running")
+
+    @property
+    def unspawned(self) -> bool:
+        """Whether it may still run, and does not yet."""
+        return self.state in ("starting", "awaiting_approval")
+
+    @property
+    def killed(self) -> bool:
+        """Whether it is to be killed as soon as it runs."""
+        return KILL_TREE in self._signals
 
     @property
     def silent(self) -> bool:
@@ -197,6 +212,31 @@ class Command:
         The guest has reported the end of both streams, or will not report any more.
         """
         return self._open_streams == 0
+
+    def park(self, approval: str, until: float) -> None:
+        """It waits until a person allows it, by the wall clock at most `until`."""
+        self._move("asked")
+        self.approval, self._approval_until = approval, until
+        for starter in self.starters:
+            self._tell_awaiting(starter)
+
+    def release(self) -> None:
+        """It has been allowed."""
+        self._move("approved")
+
+    def refuse(self, failure: Failure) -> None:
+        """It could not be put on record, and is as if it had never been asked for."""
+        starters, self.starters = self.starters, []
+        for starter in starters:
+            starter.sink.send(self._error(starter, failure))
+        for sink, follower in self.followers.items():
+            sink.finished(follower)
+        self.followers.clear()
+        self._move("lost")
+        self.failure = failure
+        waiters, self.waiters = self.waiters, []
+        for waiter in waiters:
+            waiter(self)
 
     def launch(self, channel: Channel, start: wire.Start, *, sent: bool = False) -> None:
         """Send it to the guest, if that has not been done, with what came for it while it waited.
@@ -286,6 +326,8 @@ class Command:
         """Answer a start when what it waits for has come."""
         if self.running:
             self.starters.append(starter)
+            if self.state == "awaiting_approval":
+                self._tell_awaiting(starter)
         else:
             self._answer_end(starter)
 
@@ -378,6 +420,8 @@ class Command:
         for waiter in waiters:
             waiter(self)
         self._keeper.ended(self)
+        if self.silent and not self.settled:  # it fell silent while its end was being put on record
+            self._keeper.fell_silent(self)
         self._pump()
 
     # --- what the guest reports -------------------------------------------------------------------------------------
@@ -519,19 +563,25 @@ class Command:
         """The reply of a start that has not been answered when the command ends."""
         follower = self.followers.get(starter.sink)
         if self.failure is not None:
-            failure = self.failure
-            starter.sink.send(
-                Error(
-                    re=starter.re,
-                    session=self.session_id,
-                    command=self.id,
-                    code=failure.code,
-                    message=failure.message,
-                    hint=failure.hint,
-                    rule=failure.rule,
-                )
-            )
+            starter.sink.send(self._error(starter, self.failure))
         elif follower is not None:
             follower.answer = starter.re
         elif self.exit is not None:
             starter.sink.send(Exited(re=starter.re, session=self.session_id, command=self.id, exit=self.exit))
+
+    def _error(self, starter: Starter, failure: Failure) -> Error:
+        return Error(
+            re=starter.re,
+            session=self.session_id,
+            command=self.id,
+            code=failure.code,
+            message=failure.message,
+            hint=failure.hint,
+            rule=failure.rule,
+        )
+
+    def _tell_awaiting(self, starter: Starter) -> None:
+        left = max(0.0, self._approval_until - time.time())
+        starter.sink.send(
+            Awaiting(re=starter.re, session=self.session_id, command=self.id, approval=self.approval, seconds=left)
+        )

@@ -19,7 +19,9 @@ from sessiond.core.errors import RequestError
 from sessiond.core.identity import same_body
 from sessiond.core.paging import page
 from sessiond.runtime.admission import Admission
+from sessiond.runtime.approvals import Approvals
 from sessiond.runtime.command import Command
+from sessiond.runtime.deciding import Deciders
 from sessiond.runtime.fitting import fit
 from sessiond.runtime.keeping import EndedSession
 from sessiond.runtime.ledger import Ledger
@@ -54,13 +56,16 @@ class SessionManager:
         spools: Path,
         most: int,
         retention: float,
+        approval_seconds: float,
     ) -> None:
         self.profiles = profiles
         self._store = store
         self._spools = spools
         self._most = most
         self._retention = retention
-        self._ledger = Ledger(store)
+        self._ledger = Ledger(store, power=store.power)
+        self.approvals = Approvals(self._ledger, audit, approval_seconds)
+        self._deciders = Deciders()
         self._sessions: OrderedDict[str, Session] = OrderedDict()
         self._opening: dict[str, asyncio.Future[None]] = {}
         self._ended: OrderedDict[str, float] = OrderedDict()
@@ -74,6 +79,8 @@ class SessionManager:
             audit=audit,
             admission=admission,
             ledger=self._ledger,
+            approvals=self.approvals,
+            deciders=self._deciders,
             on_end=self._session_ended,
             on_loss=self._replacing.begin,
             on_calm=self._calm.set,
@@ -89,6 +96,7 @@ class SessionManager:
     async def close(self, *, keep: bool) -> None:
         """Erase all sandboxes but, if they are to be kept for the next start, those of sessions."""
         self.drain()
+        self._deciders.close()
         await self._lifetimes.close()
         await self._replacing.close()
         for session in tuple(self._sessions.values()):
@@ -96,6 +104,7 @@ class SessionManager:
                 session.leave()
             else:
                 session.close("the daemon stops")
+        self.approvals.close()
         await asyncio.gather(*(profile.pool.close() for profile in self.profiles.values()))
         self._ledger.close()
 
@@ -196,6 +205,7 @@ class SessionManager:
             kernel="",
             ended=None,
             reason="",
+            policy=profile.rules.policy.digest,
         )
         return self._session(row, request, profile)
 
@@ -259,6 +269,11 @@ class SessionManager:
         session = self._sessions.get(session_id)
         return (session or self._recall(session_id)).shelf.get(command_id)
 
+    def recorded(self, session_id: str, command_id: str | None) -> bytes:
+        """The request that opened a session, or that began one of its commands, as it came. Raises RequestError."""
+        session = self._sessions.get(session_id) or self._recall(session_id)
+        return session.row.request if command_id is None else session.shelf.get(command_id).body
+
     def commands(self, session_id: str, after: str | None, limit: int) -> tuple[list[CommandInfo], bool]:
         """A page of a session's commands, also of one that has ended. Raises RequestError `not_found`."""
         session = self._sessions.get(session_id)
@@ -305,6 +320,7 @@ class SessionManager:
         self._sessions.pop(session.id, None)
         self.remember(session.row)
         self._lifetimes.forget(session)
+        self.approvals.forget(session.id)
         pool = self.profiles[session.rules.profile].pool
         if session.sandbox is not None:
             pool.release(session.sandbox)

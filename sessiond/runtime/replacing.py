@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import structlog
@@ -69,7 +70,7 @@ class Replacing:
             sandbox, _ = await profile.pool.claim(profile.pool.reserve())
         given = False
         try:
-            await fit(sandbox, session.request, profile)
+            await fit(sandbox, session.request, replace(profile, rules=session.rules))
             if session.state == "lost":
                 session.replaced(sandbox)
                 given = True

@@ -99,4 +99,5 @@ def session_info(
         epoch=epoch,
         pooled=row.pooled,
         kernel=row.kernel or None,
+        policy=row.policy or None,
     )

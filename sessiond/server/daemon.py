@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import os
 import secrets
@@ -17,11 +18,10 @@ import structlog
 from sessiond.audit.files import NAME as AUDIT_NAME
 from sessiond.audit.log import AuditError, AuditLog
 from sessiond.audit.record import DAEMON, Subject
-from sessiond.core.errors import SessiondError
+from sessiond.core.errors import RequestError, SessiondError
 from sessiond.core.pool import PoolPolicy
 from sessiond.engine.port import Engine, EngineError, SandboxSpec
 from sessiond.engine.select import open_engine
-from sessiond.policy.decide import Policy
 from sessiond.policy.kernel import KernelRules
 from sessiond.runtime.admission import Admission, default_slots
 from sessiond.runtime.manager import SessionManager
@@ -32,9 +32,11 @@ from sessiond.runtime.sandbox import Sandbox
 from sessiond.runtime.terms import OpenProfile, SessionRules
 from sessiond.runtime.volume import Volume
 from sessiond.server.app import make_app
+from sessiond.server.approver import ApproverDesk, approver_token
 from sessiond.server.connection import ClientConnection
 from sessiond.server.door import Door
 from sessiond.server.listener import Listener, Pending, listen
+from sessiond.server.policies import Policies, open_policy
 from sessiond.server.websocket import WebSocketConnection
 from sessiond.settings import Profile, Settings
 from sessiond.store.records import SessionRow
@@ -58,8 +60,10 @@ class StateError(SessiondError):
 class Daemon:
     """One daemon on one state directory."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, load: Callable[[], Settings] | None = None) -> None:
+        """`load` reads the settings again, for a reload of their policies; without it they stay as they are."""
         self._settings = settings
+        self._load = load or (lambda: settings)
         self._state = settings.daemon.state
         self._lock: int | None = None
         self._engines: dict[str, Engine] = {}
@@ -72,6 +76,7 @@ class Daemon:
         self._volumes = Volumes(self._state / "volumes", self._volume_exceeded)
         self._eraser: asyncio.Task[None] | None = None
         self._manager: SessionManager | None = None
+        self._reloads: set[asyncio.Task[None]] = set()
 
     async def run(self, ready: Callable[[list[str]], None]) -> None:
         """Serve until SIGTERM or SIGINT. `ready` is called with the addresses once clients may come.
@@ -121,10 +126,14 @@ class Daemon:
             spools=self._state / "spools",
             most=self._settings.daemon.max_sessions,
             retention=self._settings.daemon.retention,
+            approval_seconds=self._settings.daemon.approval_timeout,
         )
+        policies = Policies(profiles, audit, self._settings, self._load)
+        desk = ApproverDesk(approver_token(self._state), manager.approvals, policies)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._hang_up, audit, policies)
         volumes = await self._orphan_volumes(store.sessions())
         orphans = await recover(manager, store.sessions(), self._engines.values(), partial(self._hold, profiles))
-        await self._listen(manager)
+        await self._listen(manager, desk)
         self._eraser = asyncio.create_task(self._begin(manager, orphans, volumes))
 
     async def _orphan_volumes(self, rows: Iterable[SessionRow]) -> list[str]:
@@ -171,12 +180,11 @@ class Daemon:
     async def _open_profile(self, name: str, profile: Profile, instance: str) -> OpenProfile:
         engine = await self._engine(profile.engine or self._settings.daemon.engine, instance)
         limits = profile.limits.to_limits()
+        policy = open_policy(name, profile, self._settings)
         rules = SessionRules(
             profile=name,
             engine=engine.name,
-            policy=Policy.from_settings(
-                name, profile.policy, "sh" if profile.shell == "sh" else "bash", self._settings.policies
-            ),
+            policy=policy,
             limits=limits,
             commands=profile.commands,
             command_bytes=profile.output.command_bytes,
@@ -185,7 +193,7 @@ class Daemon:
             env=profile.env,
             try_sh=profile.shell == "auto",
             replace=profile.on_loss == "replace",
-            kernel=KernelRules.from_settings(profile.kernel),
+            kernel=KernelRules.from_settings(profile.kernel, policy),
         )
         wanted = profile.pool
         pool = Pool(
@@ -229,14 +237,14 @@ class Daemon:
             self._engines[name] = engine
         return self._engines[name]
 
-    async def _listen(self, manager: SessionManager) -> None:
+    async def _listen(self, manager: SessionManager, desk: ApproverDesk) -> None:
         daemon = self._settings.daemon
         pending = Pending(daemon.max_pending_connections, daemon.open_timeout)
 
         def websocket(door: Door) -> WebSocketConnection:
             return WebSocketConnection(
                 door,
-                partial(ClientConnection, manager),
+                partial(ClientConnection, manager, desk),
                 self._connections,
                 self._outbox,
                 most_connections=daemon.max_connections,
@@ -254,6 +262,17 @@ class Daemon:
             audit.reopen()
         except AuditError as error:
             log.error("the audit log was not rotated", error=str(error))
+
+    def _hang_up(self, audit: AuditLog, policies: Policies) -> None:
+        """SIGHUP: go on with a new file of the audit log, and reload the policy."""
+        self._reopen_audit(audit)
+        task = asyncio.create_task(self._reload(policies))
+        self._reloads.add(task)
+        task.add_done_callback(self._reloads.discard)
+
+    async def _reload(self, policies: Policies) -> None:
+        with contextlib.suppress(RequestError):  # it is in the log, and on the audit log
+            await policies.reload(DAEMON)
 
     # --- stop -------------------------------------------------------------------------------------------------------
 

@@ -12,10 +12,20 @@ from msgpack import unpackb  # type: ignore[import-untyped]
 
 from sessiond.failpoint import hit
 from sessiond.store.errors import StoreError
-from sessiond.store.records import Kind, SessionRow
+from sessiond.store.records import ApprovalRow, Kind, SessionRow
 
 SESSION_COLUMNS = tuple(field.name for field in fields(SessionRow))
+APPROVAL_COLUMNS = tuple(field.name for field in fields(ApprovalRow))
 _ENVIRONMENT = SESSION_COLUMNS.index("image_env")
+
+
+def _put(table: str, columns: tuple[str, ...]) -> str:
+    """The statement that puts a whole row, of which the first column is the key."""
+    return (
+        f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))}) "  # noqa: S608  # names of fields
+        f"ON CONFLICT (id) DO UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in columns[1:])}"
+    )
+
 
 WHOLE = 0
 """A command's start and end in one; no record has this kind."""
@@ -28,10 +38,8 @@ _STATEMENTS: dict[int, str] = {
         "output = excluded.output, output_end = excluded.output_end, settled = excluded.settled "
         "WHERE commands.state = 'starting'"
     ),
-    Kind.SESSION: (
-        f"INSERT INTO sessions ({', '.join(SESSION_COLUMNS)}) VALUES ({', '.join('?' * len(SESSION_COLUMNS))}) "  # noqa: S608  # names of fields
-        f"ON CONFLICT (id) DO UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in SESSION_COLUMNS[1:])}"
-    ),
+    Kind.SESSION: _put("sessions", SESSION_COLUMNS),
+    Kind.APPROVAL: _put("approvals", APPROVAL_COLUMNS),
     Kind.STARTED: (
         "INSERT INTO commands (session, id, number, generation, request, state, result, output, output_end, settled) "
         "VALUES (?, ?, ?, ?, ?, 'starting', x'', x'', 0, 0) ON CONFLICT DO NOTHING"
@@ -88,10 +96,12 @@ def fold(changes: Iterable[list[Any]]) -> Iterator[tuple[int, list[Any]]]:
 def _change(connection: sqlite3.Connection, kind: int, values: list[Any]) -> None:
     if kind == Kind.FORGOTTEN:
         connection.execute("DELETE FROM commands WHERE session = ?", values)
+        connection.execute("DELETE FROM approvals WHERE session = ?", values)
         connection.execute("DELETE FROM sessions WHERE id = ?", values)
         return
     if kind == Kind.SESSION:
         values[_ENVIRONMENT] = json.dumps(values[_ENVIRONMENT])
+        values += [""] * (len(SESSION_COLUMNS) - len(values))  # a sessiond before schema 2 recorded no policy
     statement = _STATEMENTS.get(kind)
     if statement is None:
         raise StoreError(f"the journal has a record of unknown kind {kind}: use the sessiond that wrote it")

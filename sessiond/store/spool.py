@@ -174,7 +174,7 @@ class Spool:
 
     def store(self, *, all: bool = False) -> None:
         """Move what is in memory to files if it is much, or `all` of it. A failure is in `error` afterwards."""
-        if not self._chunks or (not all and self.end - self._chunks[0].offset <= INLINE_BYTES):
+        if self.stored == self.end or (not all and self.end - self._chunks[0].offset <= INLINE_BYTES):
             return
         try:
             self._write()
@@ -196,7 +196,7 @@ class Spool:
 
     def recorded(self) -> None:
         """What `inline` gave is in the journal."""
-        self.stored = self.end
+        self.stored, self.error = self.end, None
 
     @property
     def full(self) -> bool:
@@ -226,13 +226,10 @@ class Spool:
         self._drop(self.end)
         self.stored = self.end
 
-    def synchronise(self) -> None:
-        """Put its files on the disk. Raises OSError."""
-        for path in (self._segment(start) for start in self._segments):
-            _fsync(path)
-        if self._segments:
-            _fsync(self._directory / STREAMS_FILE)
-            _fsync(self._directory)
+    def files(self) -> list[Path]:
+        """What holds its output, to be put on the disk with `synchronise`."""
+        segments = [self._segment(start) for start in self._segments]
+        return [*segments, self._directory / STREAMS_FILE, self._directory] if segments else []
 
     # --- reading ----------------------------------------------------------------------------------------------------
 
@@ -338,9 +335,14 @@ class Spool:
         return self._directory / f"{start:016x}"
 
 
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def synchronise(paths: list[Path]) -> None:
+    """Put files on the disk, for any thread. One that is gone was forgotten meanwhile. Raises OSError."""
+    for path in paths:
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -42,7 +42,7 @@ ROUND_SECONDS = 20.0
 """Of faults; what is under way then is finished."""
 SETTLE_SECONDS = 180.0
 """In which everything must have ended when nothing is done to it any more."""
-MOST_PEACE = 1.5
+MOST_PEACE = 0.9
 """Seconds between two faults at most."""
 SESSIONS = 3
 WORKERS = 3

@@ -336,3 +336,23 @@ async def test_two_commands_at_once_wake_a_session_once(make_daemon: Callable[..
             await asyncio.sleep(pause)
             results = await asyncio.gather(*(session.run(["true"]) for _ in range(4)))
             assert [result.exit_code for result in results] == [0] * 4
+
+
+async def test_records_that_survive_the_machine(make_daemon: Callable[..., DaemonProcess]) -> None:
+    """With `durability = "power"` all is as ever; what an fsync refuses is neither run nor told."""
+    daemon = make_daemon(settings={**KEEP, "durability": "power"}).start()
+    async with connect(daemon.url) as client:
+        session = await client.open("open")
+        small, large = await asyncio.gather(
+            session.run(["echo", "small"], command_id="small"),
+            session.run(["head", "-c", "3000000", "/dev/zero"], command_id="large"),
+        )
+        assert (small.stdout, len(large.stdout)) == (b"small\n", 3_000_000)
+        behind = await session.start("(sleep 1; echo late) & exit 4", command_id="behind")
+        assert (await behind.wait()).exit_code == 4
+        await heard_of(session, "behind", 5)
+        daemon.restart()
+        assert (await session.run(["echo", "small"], command_id="small")).stdout == b"small\n"
+        assert await read(await session.command("large")) == bytes(3_000_000)
+        assert await read(await session.command("behind")) == b"late\n"
+        await clear(client)
