@@ -193,23 +193,64 @@ class Session:
             grace=grace,
             limits=limits or CommandLimits(),
         )
-        try:
-            await stream.started.wait()
-        except (DeadlineError, asyncio.CancelledError):
-            abandon(stream)
-            raise
-        return Command(self, stream)
+        return await self._running(stream)
+
+    async def terminal(
+        self,
+        command: str | Sequence[str] = ("bash",),
+        *,
+        rows: int = 24,
+        columns: int = 80,
+        term: str = "xterm-256color",
+        timeout: float | None = None,  # noqa: ASYNC109 - the daemon enforces it, and a scope here could not
+        env: Mapping[str, str] | None = None,
+        cwd: str = "",
+        grace: float = 5.0,
+        limits: CommandLimits | None = None,
+        window: int = DEFAULT_WINDOW,
+        command_id: str | None = None,
+    ) -> Command:
+        """Start a command on a terminal and come back when it runs; sh where the sandbox has no bash.
+
+        What is written is what the terminal's keyboard sends, so ctrl-C is a byte; all output is "stdout". `resize`
+        changes its size. `close_stdin` types the end-of-file character. Cancelling kills the command.
+        """
+        link = await self._client.ready()
+        stream, _ = self._begin(
+            link,
+            command,
+            mode="read",
+            window=window,
+            command_id=command_id,
+            stdin=b"",
+            keep_stdin=True,
+            pty={"rows": rows, "columns": columns, "term": term},
+            timeout=timeout,
+            env=dict(env or {}),
+            cwd=cwd,
+            grace=grace,
+            limits=limits or CommandLimits(),
+        )
+        return await self._running(stream)
 
     async def command(
-        self, command_id: str, *, offset: int = 0, stdin_offset: int | None = None, window: int = DEFAULT_WINDOW
+        self,
+        command_id: str,
+        *,
+        offset: int = 0,
+        stdin: bool = False,
+        stdin_offset: int | None = None,
+        window: int = DEFAULT_WINDOW,
     ) -> Command:
         """Follow a command that was started before, by anyone, from the byte `offset` of its output on.
 
-        To go on writing to its standard input, say with `stdin_offset` how many bytes were written before.
+        With `stdin` take its standard input over: whoever wrote before cannot any more. Or say with `stdin_offset` how
+        many bytes were written before.
         """
         link = await self._client.ready()
         window = self._fit(link, window)
         stream = CommandStream(link, (self.id, command_id), offset=offset, window=window, mode="read")
+        stream.takes_stdin = stdin
         if stdin_offset is not None:
             stream.stdin = StdinPipe(link, stream.key, stdin_offset)
         link.follow(stream.key, stream)
@@ -222,6 +263,7 @@ class Session:
                 command=command_id,
                 offset=offset,
                 window=window,
+                stdin=stdin,
             )
             await stream.started.wait()
         except BaseException:
@@ -357,6 +399,15 @@ class Session:
             link.unfollow(key, stream)
             raise
         return stream, b"" if rides else stdin
+
+    async def _running(self, stream: CommandStream) -> Command:
+        """The command of `stream`, once it runs. Cancelling kills it."""
+        try:
+            await stream.started.wait()
+        except (DeadlineError, asyncio.CancelledError):
+            abandon(stream)
+            raise
+        return Command(self, stream)
 
     @contextlib.asynccontextmanager
     async def _carrying(

@@ -50,6 +50,8 @@ class CommandStream:
         """The pid, where it is known."""
         self.ended: Latch[ExitStatus] = Latch()
         self.stdin: StdinPipe | None = None
+        self.takes_stdin = False
+        """Whether standard input is taken over as soon as the daemon has said where it goes on."""
         self.collected: Latch[None] = Latch()
         """Set at the end, and before it when there is more output than `keep`."""
         self.keep = 0
@@ -98,6 +100,8 @@ class CommandStream:
     def on_followed(self, answer: Reply | SessiondError) -> None:
         """Take the answer to the request that follows the command, for the first time or again."""
         if isinstance(answer, messages.CommandReply):
+            if self.takes_stdin and self.stdin is None and answer.command.stdin is not None:
+                self.stdin = StdinPipe(self.link, self.key, answer.command.stdin)
             self.state = answer.command.state
             self.started.set(None)
         elif isinstance(answer, GoneError) and self.begun:

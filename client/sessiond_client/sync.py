@@ -319,11 +319,52 @@ class Session:
         )
         return Command(self, self._portal, started)
 
+    def terminal(
+        self,
+        command: str | Sequence[str] = ("bash",),
+        *,
+        rows: int = 24,
+        columns: int = 80,
+        term: str = "xterm-256color",
+        timeout: float | None = None,
+        env: Mapping[str, str] | None = None,
+        cwd: str = "",
+        grace: float = 5.0,
+        limits: CommandLimits | None = None,
+        window: int = DEFAULT_WINDOW,
+        command_id: str | None = None,
+    ) -> Command:
+        """Start a command on a terminal and come back when it runs; sh where the sandbox has no bash."""
+        started = self._portal.call(
+            self._session.terminal(
+                command,
+                rows=rows,
+                columns=columns,
+                term=term,
+                timeout=timeout,
+                env=env,
+                cwd=cwd,
+                grace=grace,
+                limits=limits,
+                window=window,
+                command_id=command_id,
+            )
+        )
+        return Command(self, self._portal, started)
+
     def command(
-        self, command_id: str, *, offset: int = 0, stdin_offset: int | None = None, window: int = DEFAULT_WINDOW
+        self,
+        command_id: str,
+        *,
+        offset: int = 0,
+        stdin: bool = False,
+        stdin_offset: int | None = None,
+        window: int = DEFAULT_WINDOW,
     ) -> Command:
         """Follow a command that was started before, by anyone, from the byte `offset` of its output on."""
-        followed = self._session.command(command_id, offset=offset, stdin_offset=stdin_offset, window=window)
+        followed = self._session.command(
+            command_id, offset=offset, stdin=stdin, stdin_offset=stdin_offset, window=window
+        )
         return Command(self, self._portal, self._portal.call(followed))
 
     def record(self, command_id: str | None = None) -> CommandStart | SessionOpen | None:

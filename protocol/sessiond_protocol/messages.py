@@ -40,6 +40,7 @@ from sessiond_protocol.parts import (
     ServerLimits,
     SessionInfo,
     SessionLimits,
+    Terminal,
 )
 from sessiond_protocol.replies import (
     ApprovalEvent,
@@ -174,6 +175,7 @@ __all__ = [
     "Started",
     "StdinAck",
     "StreamName",
+    "Terminal",
     "Text",
     "Welcome",
 ]

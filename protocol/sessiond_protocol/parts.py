@@ -50,6 +50,17 @@ class CommandLimits(Message):
     """Largest single file (RLIMIT_FSIZE)."""
 
 
+class Terminal(Message):
+    """The terminal that a command runs on."""
+
+    rows: Annotated[int, Field(ge=1, le=65535)] = 24
+    """Lines of text."""
+    columns: Annotated[int, Field(ge=1, le=65535)] = 80
+    """Characters of a line."""
+    term: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$")] = "xterm-256color"
+    """What kind it is: TERM in the command's environment."""
+
+
 class SessionInfo(Message):
     """A session as its owner sees it."""
 
@@ -141,6 +152,10 @@ class CommandInfo(Message):
     """First byte of output still kept."""
     output_to: Offset = 0
     """Bytes of output received so far."""
+    terminal: bool = False
+    """Whether it runs on a terminal."""
+    stdin: Offset | None = None
+    """Where standard input goes on; nil when it takes none, or that is not known yet."""
     exit: Exit | None = None
     """How it ended, once it has exited."""
     failure: Failure | None = None

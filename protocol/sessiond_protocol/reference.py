@@ -34,6 +34,7 @@ _NAMED = {
     "[A-Za-z0-9][A-Za-z0-9._-]{0,63}": "[identifier](#names)",
     "[A-Za-z0-9][A-Za-z0-9._/-]{0,62}": "[label](#names)",
     "[A-Za-z_][A-Za-z0-9_]{0,127}": "[variable](#names)",
+    "[A-Za-z0-9][A-Za-z0-9._+-]{0,63}": "str of letters, digits and `._+-`, at most 64",
     r"[^\x00]*": "str without NUL",
 }
 """What the page calls the strings of these patterns."""

@@ -23,7 +23,7 @@ from sessiond_protocol.fields import (
     WorkspacePath,
 )
 from sessiond_protocol.limits import MAX_INTEGER
-from sessiond_protocol.parts import CommandLimits, SessionLimits
+from sessiond_protocol.parts import CommandLimits, SessionLimits, Terminal
 
 
 class Hello(Message):
@@ -175,6 +175,8 @@ class CommandStart(Message):
     """Seconds between TERM and KILL when the timeout strikes."""
     merge_stderr: bool = False
     """Whether standard error goes into the same stream as standard output."""
+    pty: Terminal | None = None
+    """Run it on a terminal: needs `stdin`, goes with neither `input` nor `merge_stderr`; all output is `stdout`."""
     limits: CommandLimits = CommandLimits()
     """Lower limits than the session's."""
     window: Offset = 0
@@ -188,6 +190,8 @@ class CommandStart(Message):
             raise ValueError("a command has either argv or text")
         if self.argv is not None and not self.argv[0]:
             raise ValueError("argv[0] is empty")
+        if self.pty is not None and (not self.stdin or self.input or self.merge_stderr):
+            raise ValueError("a terminal needs stdin, and goes with neither input nor merge_stderr")
         return self
 
 
@@ -202,6 +206,9 @@ class CommandFollow(Message):
     """Where to begin."""
     window: Offset
     """Output bytes that may be sent before an acknowledgement."""
+    stdin: bool = False
+    """Also take standard input over: `stdin` in the answer tells where it goes on, and nobody else may write any more
+    as long as this connection follows."""
 
 
 class CommandStdin(Message):
@@ -239,7 +246,7 @@ class CommandSignal(Message):
 
 
 class CommandResize(Message):
-    """New size of the command's terminal."""
+    """New size of the command's terminal; `invalid` when it has none."""
 
     type: Literal["command.resize"] = "command.resize"
     id: RequestId

@@ -46,6 +46,9 @@ class Figures:
     cold_over_open: float
     throughput: Mapping[str, Load]
     stdout_mb_s: float
+    pty_echo_ms: float
+    pty_local_ms: float
+    pty_echo_over_local: float
     guest_pss_kb: int | None
     daemon_rss_mb: float
     sandbox_memory_mb: float | None
@@ -125,6 +128,12 @@ def rows(figures: Figures) -> Iterator[Row]:
     yield Row("record", f"{parts.record_us:.0f} us", "a command's start and end, kept through the daemon's death")
     yield Row("record, power", f"{parts.record_power_ms:.2f} ms", "the same, kept through the machine's")
     yield Row("stdout", f"{figures.stdout_mb_s:.0f} MB/s", "of one command, streamed to the client")
+    yield Row(
+        "key to echo",
+        _ms(figures.pty_echo_ms),
+        f"by `cat` on a terminal in a session; on a local one {_ms(figures.pty_local_ms)}: "
+        f"{figures.pty_echo_over_local:.1f} times that",
+    )
     if figures.guest_pss_kb is not None:
         yield Row("guest", f"{figures.guest_pss_kb} kB", "memory of a sandbox's PID 1")
     if figures.sandbox_memory_mb is not None:

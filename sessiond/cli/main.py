@@ -18,6 +18,7 @@ COMMANDS = {
     "open": ("sessiond.cli.sessions:open_", "Open a session and print its id."),
     "exec": ("sessiond.cli.exec:exec_", "Run a command in a session."),
     "run": ("sessiond.cli.exec:run", "Run a command in a session of its own."),
+    "shell": ("sessiond.cli.shell:shell", "Work in a terminal of a session."),
     "export": ("sessiond.cli.transfer:export", "Write a session's workspace as a tar archive."),
     "import": ("sessiond.cli.transfer:import_", "Read a tar archive into a session's workspace."),
     "ps": ("sessiond.cli.ps:ps", "List sessions, or the commands of one."),

@@ -123,6 +123,7 @@ class Command:
         self.starters: list[Starter] = []
         self.waiters: list[Callable[[Command], None]] = []
         self.stdin_sink: Sink | None = None
+        """Who is told how standard input moves on: who wrote last, or has taken it over."""
         self.substitute: Callable[[Command], None] | None = None
         """Launches it with another shell, should the first one be missing."""
         self.slot: Slot | None = None
@@ -134,8 +135,12 @@ class Command:
         self._channel: Channel | None = None
         self._start: wire.Start | None = None
         self._acked = 0
-        self._open_streams = 1 if request.merge_stderr else 3
+        self._open_streams = 1 if request.merge_stderr or request.pty else 3
         self._stdin = Stdin(request.command, self._send) if request.stdin or request.input else None
+        self._stdin_taken = False
+        """Whether nobody but `stdin_sink` may write."""
+        self._size: tuple[int, int] | None = None
+        """Rows and columns that its terminal was given after the start."""
         self._killed_for: Literal["quota"] | None = None
         self._signals: dict[tuple[int, int], None] = {}
         """Signals and their scopes for when the guest can be reached: early ones, and the one that kills."""
@@ -256,6 +261,21 @@ class Command:
         if self._stdin is not None and self.running:
             self._stdin.write(self.handle, offset, data)
 
+    def take_stdin(self, sink: Sink, then: Callable[[], None]) -> None:
+        """Let nobody but the sink write from now on; `then` is called when it is known where standard input stands.
+
+        Who wrote before is told that there is no room any more.
+        """
+        if not self.request.stdin:
+            raise RequestError("invalid", f"command {self.id} was started without standard input")
+        before, self.stdin_sink, self._stdin_taken = self.stdin_sink, sink, True
+        if before is not None and before is not sink:
+            before.send(StdinAck(session=self.session_id, command=self.id, offset=0, window=0))
+        if self._stdin is not None and self.running:
+            self._stdin.when_known(then)
+        else:
+            then()
+
     def tell_stdin(self, sent: int) -> None:
         """Tell a connection that has just written up to `sent` where standard input stands: what it sent may be old."""
         stdin = self._stdin
@@ -263,6 +283,11 @@ class Command:
             window, acked = (stdin.window, stdin.acked) if stdin is not None and self.running else (0, sent)
             offset = min(sent, acked)
             self.stdin_sink.send(StdinAck(session=self.session_id, command=self.id, offset=offset, window=window))
+
+    def check_stdin(self, sink: Sink) -> None:
+        """Refuse one whose place at standard input another connection has taken."""
+        if self._stdin_taken and self.stdin_sink is not sink:
+            raise RequestError("fenced", f"another connection writes to command {self.id} now", "take it back, or read")
 
     def close_stdin(self, offset: int) -> None:
         """End standard input at `offset`, which must be what was written."""
@@ -285,7 +310,10 @@ class Command:
 
     def resize(self, rows: int, columns: int) -> None:
         """New size of its terminal."""
+        if self.request.pty is None:
+            raise RequestError("invalid", f"command {self.id} was started without a terminal")
         if self.running:
+            self._size = (rows, columns)
             self._send(wire.Resize(self.handle, rows, columns))
 
     def follow(self, sink: Sink, offset: int, window: int) -> Follower:
@@ -307,7 +335,7 @@ class Command:
         """Send the sink nothing more."""
         self.followers.pop(sink, None)
         if self.stdin_sink is sink:
-            self.stdin_sink = None
+            self.stdin_sink, self._stdin_taken = None, False
         self.starters = [starter for starter in self.starters if starter.sink is not sink]
         self.acknowledge()
 
@@ -323,6 +351,8 @@ class Command:
             ended=self.ended,
             output_from=self.spool.start,
             output_to=self.spool.end,
+            terminal=self.request.pty is not None,
+            stdin=self._stdin.position if self._stdin is not None and self.request.stdin and self.running else None,
             exit=self.exit,
             failure=self.failure,
         )
@@ -336,10 +366,14 @@ class Command:
         return ending(self.exit, lost=lost, seconds=seconds, output_bytes=spool.end, truncated=spool.start > 0)
 
     def acknowledge(self) -> None:
-        """Forget what every follower has consumed if space is short, and let the guest forget what is kept here."""
+        """Forget what every follower has consumed if space is short, and let the guest forget what is kept here.
+
+        A terminal that nobody looks at goes on, and forgets the oldest.
+        """
         spool = self.spool
         if spool.full:
-            spool.make_room(min((follower.acked for follower in self.followers.values()), default=0))
+            unseen = spool.end if self.request.pty is not None else 0
+            spool.make_room(min((follower.acked for follower in self.followers.values()), default=unseen))
             if spool.full and self.running:
                 return
         unacknowledged = spool.stored - self._acked
@@ -500,6 +534,8 @@ class Command:
     def _repeat(self) -> None:
         if self._stdin is not None:
             self._stdin.repeat(self.handle)
+        if self._size is not None:
+            self._send(wire.Resize(self.handle, *self._size))
         for number, scope in self._signals:
             self._send(wire.Signal(self.handle, number, scope))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import Any, Literal
 
@@ -27,6 +28,12 @@ def spawn_failure(start: wire.Start | None, frame: wire.Failed) -> Failure:
         case wire.STAGE_COMMANDS:
             return Failure(
                 code="limit", message="too many commands at once in this sandbox", hint="wait for one to end"
+            )
+        case wire.STAGE_PIPES if frame.errno in (errno.EACCES, errno.ENOENT):
+            return Failure(
+                code="unsupported",
+                message=f"the sandbox gives no terminal: {why}",
+                hint="kernel rules of the profile must let /dev/ptmx and /dev/pts be written",
             )
         case wire.STAGE_PIPES | wire.STAGE_FORK:
             return Failure(

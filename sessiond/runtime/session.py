@@ -348,7 +348,7 @@ class Session:
         Who never attached may write.
         """
         epoch = self._attached.get(sink)
-        if epoch is not None and epoch != self._epoch:
+        if epoch is not None and (epoch == 0 or epoch != self._epoch):
             what = "another connection took this session over" if epoch else "this connection attached as a reader"
             raise RequestError("fenced", f"{what}: session {self.id}", "attach as a writer to take it (back)")
 
@@ -638,7 +638,9 @@ class Session:
         command.launch(self.sandbox.link, frame, sent=sent)
 
     def _offer_sh(self, command: Command, frame: wire.Start) -> None:
-        if frame.argv[0] == b"bash" and command.request.text is not None and self.rules.try_sh:
+        request = command.request
+        may_be_sh = request.text is not None or (request.pty is not None and request.argv == ["bash"])
+        if frame.argv[0] == b"bash" and may_be_sh and self.rules.try_sh:
             with_sh = replace(frame, command=frame.command + 1, argv=(b"sh", *frame.argv[1:]))
             command.substitute = lambda again: self._admit(again, with_sh)
 

@@ -27,6 +27,7 @@ class Stdin:
         """Whether its reading end is gone."""
         self._closed: int | None = None
         self._unknown = False
+        self._waits: list[Callable[[], None]] = []
 
     def expect_guest(self) -> None:
         """An earlier life of the daemon sent some of it: only the guest knows how much."""
@@ -36,6 +37,18 @@ class Stdin:
     def window(self) -> int:
         """Bytes beyond `acked` that a client may send."""
         return 0 if self.gone else wire.STDIN_WINDOW
+
+    @property
+    def position(self) -> int | None:
+        """Where it goes on; None while only the guest knows."""
+        return None if self._unknown else self._sent
+
+    def when_known(self, then: Callable[[], None]) -> None:
+        """Call it once `position` is known, or nothing is read any more."""
+        if self._unknown and not self.gone:
+            self._waits.append(then)
+        else:
+            then()
 
     def write(self, handle: int, offset: int, data: bytes) -> None:
         """Pass bytes on. What was passed on before is ignored; a hole or too much is refused."""
@@ -76,6 +89,7 @@ class Stdin:
         self.acked = self._sent if gone else offset
         while self._kept and self._kept[0][0] + len(self._kept[0][1]) <= self.acked:
             self._kept.popleft()
+        self._tell_waiting()
 
     def repeat(self, handle: int) -> None:
         """Send again what may not have reached the guest."""
@@ -91,6 +105,12 @@ class Stdin:
     def forget(self) -> None:
         """Nobody reads it any more."""
         self._kept.clear()
+        self._tell_waiting()
+
+    def _tell_waiting(self) -> None:
+        waits, self._waits = self._waits, []
+        for then in waits:
+            then()
 
     def _go_on_at(self, offset: int) -> None:
         """A client goes on behind what is known here: it knows from an earlier life of the daemon."""

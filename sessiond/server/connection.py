@@ -15,6 +15,7 @@ from sessiond_protocol import limits
 from sessiond_protocol.codec import decode_client, encode
 from sessiond_protocol.errors import InvalidMessageError, MalformedFrameError
 from sessiond_protocol.messages import (
+    MAX_INTEGER,
     PROTOCOL_VERSION,
     Ack,
     ApprovalAnswer,
@@ -80,6 +81,9 @@ MOST_REASON = 2048
 """Characters of a reason or a hint: one that quotes a long command is cut."""
 CAPABILITIES: list[str] = []
 """Names of what this server can do beyond version 1's core."""
+
+_Change = CommandStdin | CommandCloseStdin | CommandSignal | CommandResize | CommandFollow
+"""What changes a command: of `command.follow` the part that takes its standard input over."""
 
 
 class ClientConnection:
@@ -307,19 +311,34 @@ class ClientConnection:
             return
         if message.offset > command.spool.end and command.state == "exited":
             raise RequestError("invalid", f"command {command.id} has {command.spool.end} bytes of output so far")
+        if message.stdin:
+            self._command_to_change(message).take_stdin(self, lambda: self._follow(command, message))
+        else:
+            self._follow(command, message)
+
+    def _follow(self, command: Command, message: CommandFollow) -> None:
+        if self._closed:
+            command.unfollow(self)
+            return
         self.send(CommandReply(re=message.id, command=command.info()))
-        follower = self._followers[key] = command.follow(self, message.offset, min(message.window, self._window))
+        if message.stdin:
+            command.tell_stdin(MAX_INTEGER)
+        follower = command.follow(self, message.offset, min(message.window, self._window))
+        self._followers[message.session, message.command] = follower
         follower.pump()
 
     def _command_stdin(self, message: CommandStdin) -> None:
         command = self._command_to_change(message)
+        command.check_stdin(self)
         command.write(message.offset, message.data)
         if command.stdin_sink is not self:
             command.stdin_sink = self
             command.tell_stdin(message.offset + len(message.data))
 
     def _command_close_stdin(self, message: CommandCloseStdin) -> None:
-        self._command_to_change(message).close_stdin(message.offset)
+        command = self._command_to_change(message)
+        command.check_stdin(self)
+        command.close_stdin(message.offset)
 
     def _command_signal(self, message: CommandSignal) -> None:
         self._session_to_change(message).signal(message.command, message.signal, tree=message.scope == "tree")
@@ -378,10 +397,10 @@ class ClientConnection:
     def _command(self, message: CommandFollow | CommandWait) -> Command:
         return self._manager.command(message.session, message.command)
 
-    def _command_to_change(self, message: CommandStdin | CommandCloseStdin | CommandSignal | CommandResize) -> Command:
+    def _command_to_change(self, message: _Change) -> Command:
         return self._session_to_change(message).shelf.get(message.command)
 
-    def _session_to_change(self, message: CommandStdin | CommandCloseStdin | CommandSignal | CommandResize) -> Session:
+    def _session_to_change(self, message: _Change) -> Session:
         self._become("client")
         session = self._manager.get(message.session)
         session.check_writer(self)

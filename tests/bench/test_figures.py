@@ -45,6 +45,8 @@ def samples(**others: Any) -> Samples:
         "open": [2.0],
         "cold": [200.0],
         "stdout": [400.0],
+        "echo": [0.3, 0.3, 2.0],
+        "local_echo": [0.02],
         "rates": {1: [800.0]},
         "loads": {1: [1.0]},
     }
@@ -58,6 +60,7 @@ def figures(**others: Any) -> Figures:
 def test_ratios_are_those_of_medians() -> None:
     found = figures()
     assert (found.exec_over_floor, found.docker_exec_over_exec, found.cold_over_open) == (2.0, 50.0, 100.0)
+    assert found.pty_echo_over_local == 15.0
 
 
 def test_an_engine_without_docker_has_no_docker_figures() -> None:

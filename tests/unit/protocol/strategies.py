@@ -30,8 +30,10 @@ def server_messages() -> st.SearchStrategy[Any]:
 
 
 def _one_body(fields: dict[str, Any]) -> dict[str, Any]:
-    """`command.start` has exactly one of `argv` and `text`, and a program to run."""
+    """`command.start` has exactly one of `argv` and `text`, a program to run, and what goes with a terminal."""
     if fields.get("type") == "command.start":
+        if fields.get("pty") is not None:
+            fields |= {"stdin": True, "input": b"", "merge_stderr": False}
         argv = fields.pop("argv", None)
         text = fields.pop("text", None)
         if text is None:
