@@ -26,7 +26,11 @@ static void take(struct command *command, struct output *output, uint32_t events
         ssize_t got = ring_read(&command->ring, watch->fd, output->stream);
         if (got > 0)
             output->owed -= got < output->owed ? (int)got : output->owed;
-        else if (got == 0 || errno == EIO) /* EIO: nobody has the terminal open any more */
+        else if (errno == EIO && got < 0 && command->state == RUNNING) {
+            /* Nobody has the terminal open any more. To close it would hang up on a process that is just about to exit. */
+            output->owed = 0;
+            loop_watch(watch, 0);
+        } else if (got == 0 || errno == EIO)
             reached_end(command, output);
         else if (errno == EAGAIN)
             output->owed = 0; /* a terminal has no more; of a pipe someone else has a reading end, by /proc/self/fd/1, and took it */

@@ -86,7 +86,8 @@ async def test_the_default_is_a_shell_with_job_control_and_completion(client: Cl
         await terminal.write(b"\x03")
         await read(terminal, b"$ ")
         await terminal.write(b"echo $? a_lo\t\n")
-        await read(terminal, b"130 a_long_name")
+        if not (await read(terminal, b"130 a_long_name")).endswith(b"$ "):
+            await read(terminal, b"$ ")
         await terminal.write(b"\x04")
         assert (await terminal.wait()).exit_code == 0
 
