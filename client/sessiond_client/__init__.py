@@ -2,6 +2,7 @@
 
 from sessiond_protocol.messages import CommandInfo, CommandLimits, SessionEvent, SessionInfo, SessionLimits
 
+from sessiond_client.byte_stream import ByteStream
 from sessiond_client.client import Client, connect
 from sessiond_client.command import Command
 from sessiond_client.errors import (
@@ -17,6 +18,7 @@ from sessiond_client.errors import (
     DeadlineError,
     DeniedError,
     FencedError,
+    FileError,
     GoneError,
     InternalError,
     InvalidRequestError,
@@ -29,6 +31,7 @@ from sessiond_client.errors import (
     StdinClosedError,
     TransferError,
     TransportError,
+    TunnelError,
     UnauthorizedError,
     UnavailableError,
     UnsupportedError,
@@ -36,12 +39,15 @@ from sessiond_client.errors import (
     VersionError,
 )
 from sessiond_client.events import SessionEvents
+from sessiond_client.file_records import FileChange, FileEntry, Match, Written
+from sessiond_client.files import Files, Watch
 from sessiond_client.results import ExitStatus, Gap, Output, Result, Transfer
 from sessiond_client.session import Session
 from sessiond_client.version import __version__
 
 __all__ = [
     "BusyError",
+    "ByteStream",
     "Client",
     "Command",
     "CommandDeniedError",
@@ -58,11 +64,16 @@ __all__ = [
     "DeniedError",
     "ExitStatus",
     "FencedError",
+    "FileChange",
+    "FileEntry",
+    "FileError",
+    "Files",
     "Gap",
     "GoneError",
     "InternalError",
     "InvalidRequestError",
     "LimitError",
+    "Match",
     "NotFoundError",
     "Output",
     "OutputLimitError",
@@ -79,11 +90,14 @@ __all__ = [
     "Transfer",
     "TransferError",
     "TransportError",
+    "TunnelError",
     "UnauthorizedError",
     "UnavailableError",
     "UnsupportedError",
     "UsageError",
     "VersionError",
+    "Watch",
+    "Written",
     "__version__",
     "connect",
 ]

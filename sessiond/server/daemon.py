@@ -30,6 +30,7 @@ from sessiond.runtime.pool import Pool
 from sessiond.runtime.recovery import Found, erase, recover
 from sessiond.runtime.sandbox import Sandbox
 from sessiond.runtime.terms import OpenProfile, SessionRules
+from sessiond.runtime.tools import ALL_TOOLS
 from sessiond.server.app import make_app
 from sessiond.server.connection import ClientConnection
 from sessiond.server.door import Door
@@ -155,6 +156,7 @@ class Daemon:
             try_sh=profile.shell == "auto",
             replace=profile.on_loss == "replace",
             kernel=KernelRules.from_settings(profile.kernel),
+            tools=frozenset(tool for tool in ALL_TOOLS if getattr(profile, tool)),
         )
         wanted = profile.pool
         pool = Pool(
