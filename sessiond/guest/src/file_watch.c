@@ -144,8 +144,8 @@ static void overflow(void) {
     tell("overflow", "", "");
     quietly = true;
     tree.path[0] = '\0';
+    lseek(root, 0, SEEK_SET); /* it has been read to its end before */
     look_into(root);
-    lseek(root, 0, SEEK_SET);
     lost = false; /* what cannot be watched was told of already */
 }
 
