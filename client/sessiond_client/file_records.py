@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, cast, get_args
+from typing import Literal, TypeVar, get_args
 
 from sessiond_client.errors import FileError, ProtocolViolationError, TunnelError
 from sessiond_client.results import Result
@@ -15,13 +16,13 @@ ChangeKind = Literal[
     "created", "removed", "modified", "written", "attributes", "moved_from", "moved_to", "overflow", "ready"
 ]
 
-_KINDS: dict[str, FileKind] = {
-    "f": "file",
-    "d": "directory",
-    "l": "link",
-    "s": "socket",
-    "p": "fifo",
-    "x": "other",
+_KINDS: dict[bytes, FileKind] = {
+    b"f": "file",
+    b"d": "directory",
+    b"l": "link",
+    b"s": "socket",
+    b"p": "fifo",
+    b"x": "other",
 }
 _NAMES = {
     errno.ENOENT: "not_found",
@@ -43,7 +44,8 @@ _NAMES = {
     errno.ECONNREFUSED: "refused",
 }
 _ESCAPES = 3
-_CHANGES = frozenset(get_args(ChangeKind))
+_CHANGES: dict[bytes, ChangeKind] = {kind.encode(): kind for kind in get_args(ChangeKind)}
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,42 +99,25 @@ class Written:
 
 
 def entries(output: bytes) -> list[FileEntry]:
-    """The entries of a listing."""
-    found = []
-    fields = _strings(output)
-    for head, target in zip(fields[::2], fields[1::2], strict=True):
-        kind, mode, size, modified, path = _split(head, 5)
-        link = os.fsdecode(target) if kind == b"l" else None
-        found.append(
-            FileEntry(
-                os.fsdecode(path), _KINDS.get(kind.decode(), "other"), int(mode, 8), int(size), float(modified), link
-            )
-        )
-    return found
+    """The entries of a listing. Raises ProtocolViolationError for what is none."""
+    fields = _strings(output, 2)
+    return [_read(_entry, *pair) for pair in zip(fields[::2], fields[1::2], strict=True)]
 
 
 def matches(output: bytes) -> list[Match]:
-    """The matches of a search."""
-    fields = _strings(output)
-    found = []
-    for path, place, text in zip(fields[::3], fields[1::3], fields[2::3], strict=True):
-        line, column = _split(place, 2)
-        found.append(Match(os.fsdecode(path), int(line), int(column), text.decode("utf-8", "replace")))
-    return found
+    """The matches of a search. Raises ProtocolViolationError."""
+    fields = _strings(output, 3)
+    return [_read(_match, *three) for three in zip(fields[::3], fields[1::3], fields[2::3], strict=True)]
 
 
 def change(record: bytes) -> FileChange:
-    """One event of a watch."""
-    kind, path = _split(record, 2)
-    if kind.decode("ascii", "replace") not in _CHANGES:
-        raise ProtocolViolationError(f"an unknown change {kind[:20]!r}")
-    return FileChange(cast("ChangeKind", kind.decode()), os.fsdecode(path))
+    """One event of a watch. Raises ProtocolViolationError."""
+    return _read(_change, record)
 
 
 def written(output: bytes) -> Written:
-    """The report of a write."""
-    size, digest = _split(output.strip(), 2)
-    return Written(int(size), digest.decode("ascii", "replace"))
+    """The report of a write. Raises ProtocolViolationError."""
+    return _read(_written, output)
 
 
 def file_error(ended: Result, path: str) -> FileError:
@@ -152,14 +137,36 @@ def _why(exit_code: int | None, stderr: bytes, otherwise: str) -> tuple[str, str
     return "escapes" if exit_code == _ESCAPES else _NAMES.get(int(number), "system"), words
 
 
-def _strings(output: bytes) -> list[bytes]:
-    if output and not output.endswith(b"\0"):
-        raise ProtocolViolationError("a record ends too early")
-    return output.split(b"\0")[:-1]
-
-
-def _split(record: bytes, count: int) -> list[bytes]:
-    fields = record.split(b" ", count - 1)
-    if len(fields) != count:
-        raise ProtocolViolationError(f"a record has not {count} fields: {record[:80]!r}")
+def _strings(output: bytes, count: int) -> list[bytes]:
+    fields = output.split(b"\0")
+    if fields.pop() or len(fields) % count != 0:
+        raise ProtocolViolationError("a listing of files ends too early")
     return fields
+
+
+def _read(parse: Callable[..., T], *fields: bytes) -> T:
+    try:
+        return parse(*fields)
+    except (ValueError, KeyError):
+        raise ProtocolViolationError(f"no record of files: {fields[0][:80]!r}") from None
+
+
+def _entry(head: bytes, target: bytes) -> FileEntry:
+    kind, mode, size, modified, path = head.split(b" ", 4)
+    where = os.fsdecode(target) if kind == b"l" else None
+    return FileEntry(os.fsdecode(path), _KINDS[kind], int(mode, 8), int(size), float(modified), where)
+
+
+def _match(path: bytes, place: bytes, text: bytes) -> Match:
+    line, column = place.split(b" ")
+    return Match(os.fsdecode(path), int(line), int(column), text.decode("utf-8", "replace"))
+
+
+def _change(record: bytes) -> FileChange:
+    kind, path = record.split(b" ", 1)
+    return FileChange(_CHANGES[kind], os.fsdecode(path))
+
+
+def _written(report: bytes) -> Written:
+    size, digest = report.split()
+    return Written(int(size), digest.decode("ascii"))
