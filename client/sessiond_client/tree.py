@@ -73,9 +73,13 @@ class Piped:
         """Itself."""
         return self
 
-    def __exit__(self, *_: object) -> None:
-        """Let the thread see the end. Raises what went wrong there."""
-        self.finish()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Let the thread see the end. Raises what went wrong there, but for what only follows from another error."""
+        if kind is not None:
+            self._raw.close()
+            self._thread.join()
+        else:
+            self.finish()
 
     def finish(self) -> None:
         """Close this end, wait for the thread, and raise what went wrong there."""
@@ -102,6 +106,8 @@ def unpack_tree(target: Path, progress: Callable[[int], None] | None) -> Piped:
     def work(source: BinaryIO) -> None:
         try:
             _unpack(source, target)
+        except tarfile.TarError as error:
+            raise TransferError(f"what came is no good archive: {error}") from error
         finally:
             while source.read(
                 1024 * 1024
