@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from sessiond_client.command import Command, abandon_command
 from sessiond_client.errors import TunnelError
 from sessiond_client.file_records import tunnel_error
 from sessiond_client.results import Gap
 
 if TYPE_CHECKING:
     from types import TracebackType
-
-    from sessiond_client.command import Command
 
 _MOST_STDERR = 64 * 1024
 _CONNECTED = b"connected\n"
@@ -99,7 +98,7 @@ class ByteStream:
         if not self._ended:
             self._ended = True
             self._rest = b""
-            self._command.abandon()
+            abandon_command(self._command)
 
     async def _next(self) -> bytes | None:
         """The next piece of output; empty for one of standard error, None at the end."""
@@ -113,7 +112,7 @@ class ByteStream:
                 raise tunnel_error(status.exit_code, self.stderr, status.describe())
             return None
         if isinstance(piece, Gap):
-            self._command.abandon()
+            abandon_command(self._command)
             self._ended = True
             raise TunnelError("broken", f"bytes {piece.start} to {piece.end} are not kept any more")
         if piece.stream == "stdout":

@@ -138,13 +138,14 @@ class Command:
         """Stop following it; the command goes on. What arrived may still be read."""
         await self._stream.stop()
 
-    def abandon(self) -> None:
-        """Kill it in the background: nobody waits for it any more, or reads what it says."""
-        if not self._stream.over:
-            abandon(self._stream)
-
     async def _request_ok(self, model: type[messages.Message], **fields: Any) -> None:
         await self._stream.link.request(messages.Ok, model, session=self._session.id, command=self.id, **fields)
+
+
+def abandon_command(command: Command) -> None:
+    """Kill it in the background, unless it is over: nobody reads what it says any more."""
+    if not command._stream.over:
+        abandon(command._stream)
 
 
 def abandon(stream: CommandStream) -> None:

@@ -17,6 +17,7 @@ from sessiond_protocol import messages
 from sessiond_protocol.messages import MAX_INPUT
 
 from sessiond_client import file_records as records
+from sessiond_client.command import Command, abandon_command
 from sessiond_client.errors import ProtocolViolationError, RemoteError, StdinClosedError, UsageError
 from sessiond_client.file_records import FileChange, FileEntry, Match, Written
 from sessiond_client.results import Gap, Result, result
@@ -26,7 +27,6 @@ from sessiond_client.tree import Counted, pack_tree, unpack_tree
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from sessiond_client.command import Command
     from sessiond_client.session import Session
     from sessiond_client.tools import Tools
 
@@ -233,7 +233,7 @@ class Watch:
     async def close(self) -> None:
         """Stop watching. Again does nothing."""
         if self._command is not None and not self._command.ended:
-            self._command.abandon()
+            abandon_command(self._command)
 
     async def _begin(self) -> None:
         self._command = await self._tools.start(messages.FileWatch, path=self._path)

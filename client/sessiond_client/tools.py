@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sessiond_protocol import messages
 
-from sessiond_client.command import Command, abandon, kill
+from sessiond_client.command import Command, abandon, abandon_command, kill
 from sessiond_client.errors import DeadlineError, OutputLimitError, SessiondError, UsageError
 from sessiond_client.link import Link
 from sessiond_client.results import Result, result
@@ -71,7 +71,7 @@ class Tools:
         try:
             yield command
         except BaseException:
-            command.abandon()
+            abandon_command(command)
             raise
 
     def _begin(

@@ -89,10 +89,18 @@ static void draw_name(char *name, size_t size) {
     snprintf(name, size, ".sessiond-%016llx", (unsigned long long)chance);
 }
 
+static int draft_directory = -1; /* of a draft that must not stay */
+static char draft[32];
+
+static void remove_draft(void) {
+    if (draft_directory >= 0)
+        unlinkat(draft_directory, draft, 0);
+}
+
 /* A file without a name gets one only when it is complete, so that nothing is left of a write that is killed. Where the file system does
  * not know such files, one with a name of its own has to do. */
 static void replace(int directory, const char *leaf, mode_t mode, bool keep_mode) {
-    char name[32], link[32];
+    char link[32];
     struct stat old;
     if (fstatat(directory, leaf, &old, AT_SYMLINK_NOFOLLOW) == 0) {
         if (S_ISDIR(old.st_mode))
@@ -100,22 +108,24 @@ static void replace(int directory, const char *leaf, mode_t mode, bool keep_mode
         if (keep_mode && S_ISREG(old.st_mode))
             mode = old.st_mode & 0777;
     }
-    draw_name(name, sizeof name);
-    int fd = openat(directory, ".", O_WRONLY | O_TMPFILE | O_CLOEXEC, 0600);
+    draw_name(draft, sizeof draft);
+    atexit(remove_draft);
+    int fd = openat(directory, ".", O_WRONLY | O_TMPFILE | O_CLOEXEC, mode);
     bool named = fd < 0 && (errno == EOPNOTSUPP || errno == EISDIR || errno == EINVAL || errno == ENOENT);
     if (named)
-        fd = openat(directory, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+        fd = openat(directory, draft, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, mode);
     if (fd < 0)
         fail(errno);
+    if (named)
+        draft_directory = directory;
     fill(fd);
     snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
-    if (fchmod(fd, mode) != 0 || (!named && linkat(AT_FDCWD, link, directory, name, AT_SYMLINK_FOLLOW) != 0))
+    if (!named && linkat(AT_FDCWD, link, directory, draft, AT_SYMLINK_FOLLOW) != 0)
         fail(errno);
-    if (close(fd) != 0 || renameat(directory, name, directory, leaf) != 0) {
-        int error = errno;
-        unlinkat(directory, name, 0);
-        fail(error);
-    }
+    draft_directory = directory;
+    if (close(fd) != 0 || renameat(directory, draft, directory, leaf) != 0)
+        fail(errno);
+    draft_directory = -1;
 }
 
 int file_write_main(int argc, char **argv) {

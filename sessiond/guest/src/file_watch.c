@@ -55,7 +55,7 @@ static void watch(int directory, const char *path) {
 static void look_into(int directory);
 
 static bool meet(struct walk *walk, int directory, const char *leaf, const struct stat *stat) {
-    if (!quietly)
+    if (!quietly && !file_is_temporary(leaf))
         tell("created", walk->path, "");
     if (!S_ISDIR(stat->st_mode))
         return false;
@@ -169,7 +169,7 @@ static void take_batch(void) {
             continue;
         }
         const char *kind = kind_of(event->mask);
-        if (kind == NULL || event->len == 0 || repeated(event, seen))
+        if (kind == NULL || event->len == 0 || file_is_temporary(event->name) || repeated(event, seen))
             continue;
         const char *directory = paths[event->wd];
         tell(kind, directory, event->name);

@@ -95,6 +95,11 @@ int file_regular(int fd) {
     return fd;
 }
 
+bool file_is_temporary(const char *leaf) {
+    static const char prefix[] = ".sessiond-";
+    return strncmp(leaf, prefix, sizeof prefix - 1) == 0 && strlen(leaf) == sizeof prefix - 1 + 16;
+}
+
 uint64_t file_number(const char *text, int base, uint64_t most) {
     char *end;
     errno = 0;

@@ -3,6 +3,7 @@
 #ifndef FILES_H
 #define FILES_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/stat.h>
@@ -42,6 +43,9 @@ int file_parent(char *path, const char **leaf);
 
 /* A file that must be a regular one, open. */
 int file_regular(int fd);
+
+/* Whether it is the name that a file has for a moment before it replaces another. */
+bool file_is_temporary(const char *leaf);
 
 /* A number from an argument, at most `most`; ends with usage's 2. */
 uint64_t file_number(const char *text, int base, uint64_t most);

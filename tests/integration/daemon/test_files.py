@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sessiond_client import (
@@ -21,9 +23,10 @@ from sessiond_client import (
     sync,
 )
 
-from tests.daemon import UNDEBUGGED, DaemonProcess
+from tests.daemon import COMMAND, UNDEBUGGED, DaemonProcess
 
 MIB = 1024**2
+USAGE = 2
 BINARY = bytes(range(256)) * 40
 
 
@@ -332,6 +335,13 @@ async def test_a_large_upload_and_download_survive_the_daemons_death(
         await session.close()
 
 
+async def test_the_example_of_the_documentation(client: Client) -> None:
+    page = (Path(__file__).parents[3] / "docs/files.md").read_text()
+    names: dict[str, Any] = {}
+    exec(page.split("```python\n")[1].split("```")[0], names)
+    await names["work"](await client.open("open"))
+
+
 def test_the_same_without_await(daemon: DaemonProcess) -> None:
     with sync.connect(daemon.url) as client, client.open("open") as session:
         session.files.write("d", b"data")
@@ -340,3 +350,57 @@ def test_the_same_without_await(daemon: DaemonProcess) -> None:
             session.files.mkdir("new")
             assert next(watch) == FileChange("created", "new")
         assert [entry.path for entry in session.files.list()] == ["d", "new"]
+
+
+async def cli(daemon: DaemonProcess, *words: str) -> tuple[int, bytes, str]:
+    process = await asyncio.create_subprocess_exec(
+        COMMAND[0],
+        words[0],
+        "--url",
+        daemon.url,
+        *words[1:],
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, err = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, out, err.decode()
+
+
+async def test_the_command_line(daemon: DaemonProcess, client: Client, tmp_path: Path) -> None:
+    session = await client.open("open")
+    one, there = tmp_path / "one", session.id
+    one.write_bytes(BINARY)
+    one.chmod(0o640)
+    assert (await cli(daemon, "cp", str(one), f"{there}:"))[0] == 0
+    assert (await cli(daemon, "cp", str(one), f"{there}:two"))[0] == 0
+    assert (await cli(daemon, "cat", f"{there}:two")) == (0, BINARY, "")
+    await session.files.mkdir("d")
+    await session.run("ln -s one d/link", check=True)
+    status, out, _ = await cli(daemon, "ls", "-r", there)
+    assert status == 0
+    lines = [line.split() for line in out.decode().splitlines()]
+    assert [(line[0], line[1], " ".join(line[4:])) for line in lines if line[0][0] != "d"] == [
+        ("lrwxrwxrwx", "3", "d/link -> one"),
+        ("-rw-r-----", "10240", "one"),
+        ("-rw-r-----", "10240", "two"),
+    ]
+    listed = json.loads((await cli(daemon, "ls", "--json", f"{there}:d"))[1])
+    assert [(entry["path"], entry["target"]) for entry in listed] == [("link", "one")]
+    assert (await cli(daemon, "cp", f"{there}:two", str(tmp_path / "back")))[0] == 0
+    assert (tmp_path / "back").read_bytes() == BINARY
+    assert (await cli(daemon, "cp", f"{there}:d", str(tmp_path / "tree")))[0] == USAGE
+    assert (await cli(daemon, "cp", "-r", f"{there}:d", str(tmp_path / "tree")))[0] == 0
+    assert (tmp_path / "tree" / "link").readlink() == Path("one")
+    assert (await cli(daemon, "cp", str(tmp_path / "tree"), f"{there}:e"))[0] == USAGE
+    assert (await cli(daemon, "cp", "-r", str(tmp_path / "tree"), f"{there}:e"))[0] == 0
+    assert (await session.files.stat("e/link")).kind == "link"
+    assert (await cli(daemon, "cp", str(one), str(one)))[0] == USAGE
+    status, _, said = await cli(daemon, "cat", f"{there}:../x")
+    assert status == 1 and said.startswith("sessiond: '../x': its name has .. in it")
+    status, _, said = await cli(daemon, "cat", "--json", f"{there}:x")
+    assert status == USAGE
+    status, _, said = await cli(daemon, "ls", "--json", f"{there}:none")
+    assert status == 1 and json.loads(said)["error"]["code"] == "file"
+    assert (await cli(daemon, "forward", there, "x:1"))[0] == USAGE
+    assert (await cli(daemon, "forward", there, "1:70000"))[0] == USAGE
