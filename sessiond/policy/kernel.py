@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from sessiond_protocol import guest as wire
 
 from sessiond.core.paths import WORKSPACE
-from sessiond.engine.port import ExecMode
+from sessiond.engine.directory import GUEST
+from sessiond.engine.port import GUEST_DIRECTORY, ExecMode
 
 if TYPE_CHECKING:
     from sessiond.settings import KernelSettings
@@ -76,12 +77,14 @@ class KernelRules:
     """Where files that the session wrote may be executed."""
     network: bool = True
     """Whether TCP sockets may be bound and connected: within the sandbox, which has no other network."""
+    tools: bool = False
+    """Whether the guest's own program may be executed, for files and tunnels. The rules bind it like all others."""
     use: Use = "use"
     """Whether a session is refused where the kernel cannot do all of it, or does with what it can, or nothing is
     asked of the kernel."""
 
     @classmethod
-    def from_settings(cls, settings: KernelSettings) -> KernelRules | None:
+    def from_settings(cls, settings: KernelSettings, *, tools: bool = False) -> KernelRules | None:
         """The rules that a profile's section means; None where they would restrict nothing.
 
         A list of executables is worth nothing while the loader may read others: it makes reading default to the
@@ -94,6 +97,7 @@ class KernelRules:
             write=default if settings.write is None else _paths(settings.write),
             exec_in=settings.exec,
             network=settings.network,
+            tools=tools,
             use=settings.landlock,
         )
         return rules if rules.use != "off" and rules.flags else None
@@ -141,6 +145,7 @@ def restriction(rules: KernelRules, search: str) -> wire.Restrict:
     if rules.executables != "any":
         named = [path for name in rules.executables for path in (name, *HELPERS.get(posixpath.basename(name), ()))]
         programs = [name for name in named if not name.endswith("/")]
+        programs += [f"{GUEST_DIRECTORY}/{GUEST}"] if rules.tools else []
         trees = (path.rstrip("/") for path in named if path.endswith("/"))
         grant(wire.ACCESS_READ | wire.ACCESS_EXECUTE, (*LOADERS, *trees))
     if rules.read != "any":

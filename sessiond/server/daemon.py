@@ -155,7 +155,7 @@ class Daemon:
             env=profile.env,
             try_sh=profile.shell == "auto",
             replace=profile.on_loss == "replace",
-            kernel=KernelRules.from_settings(profile.kernel),
+            kernel=KernelRules.from_settings(profile.kernel, tools=profile.files or profile.tunnels),
             tools=frozenset(tool for tool in ALL_TOOLS if getattr(profile, tool)),
         )
         wanted = profile.pool

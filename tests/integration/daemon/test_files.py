@@ -18,6 +18,7 @@ from sessiond_client import (
     FileChange,
     FileError,
     OutputLimitError,
+    TunnelError,
     UsageError,
     connect,
     sync,
@@ -193,6 +194,23 @@ async def test_who_may_is_the_profiles_to_say_and_all_is_on_record(make_daemon: 
         assert ("deny", "tunnels") in [(r["verdict"], r["rule"]) for r in decisions]
         await allowed.close()
         await denied.close()
+
+
+async def test_kernel_rules_hold_for_the_guests_own_program(make_daemon: Callable[..., DaemonProcess]) -> None:
+    """What the profile lets nobody write, read or connect to, a file operation or tunnel cannot either."""
+    kernel = {"executables": ["true"], "write": ["/tmp"], "network": False}
+    profile = {"policy": {"allow": ["true"]}, "pool": {"min": 0, "max": 2}, "kernel": kernel}
+    daemon = make_daemon(profiles={"p": profile}).start()
+    async with connect(daemon.url) as client:
+        session = await client.open("p")
+        await session.files.write("/tmp/x", b"x")
+        assert await session.files.read("/tmp/x") == b"x"
+        assert await name_of(session.files.write("x", b"x")) == "permission"
+        assert await name_of(session.files.mkdir("d")) == "permission"
+        with pytest.raises(TunnelError) as raised:
+            await session.connect(80)
+        assert raised.value.name in ("permission", "refused")
+        await session.close()
 
 
 async def test_trees_go_in_and_out(client: Client, tmp_path: Path) -> None:
