@@ -38,6 +38,7 @@ _NAMED = {
     "[A-Za-z0-9][A-Za-z0-9._/-]{0,62}": "[label](#names)",
     "[A-Za-z_][A-Za-z0-9_]{0,127}": "[variable](#names)",
     r"[^\x00]*": "str without NUL",
+    r"[^\x00]+": "str without NUL, not empty,",
     r"(tcp:[1-9][0-9]{0,4}|unix:[^\x00]+)": "`tcp:PORT` or `unix:PATH`",
 }
 """What the page calls the strings of these patterns."""

@@ -12,7 +12,6 @@ from pydantic import Field
 
 from sessiond_protocol.fields import (
     MAX_INPUT,
-    Argument,
     FileMode,
     Identifier,
     Message,
@@ -25,7 +24,7 @@ from sessiond_protocol.fields import (
 MAX_MATCHES = 100_000
 """Lines that one search may find."""
 
-Words = Annotated[Argument, Field(min_length=1, max_length=4096)]
+Words = Annotated[str, Field(max_length=4096, pattern=r"^[^\x00]+$")]
 
 
 class ToolStart(Message):
