@@ -5,8 +5,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 MINUTES ?= 1
+faults: MINUTES = 10
 
-.PHONY: help install guest demo test check bench fuzz image clean
+.PHONY: help install guest demo test check bench faults fuzz image clean
 
 help:  ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -39,6 +40,10 @@ check: $(INSTALLED)  ## Lint, formatting, types, import graph
 bench: guest  ## Measure, on Docker with a private engine
 	scripts/install-test-engines
 	$(BIN)/python -m tests.bench
+
+faults: guest  ## Harm a daemon at random for MINUTES, and check what its clients were told
+	scripts/install-test-engines
+	$(BIN)/python -m tests.faults.robustness --engine docker --minutes $(MINUTES)
 
 fuzz: guest  ## Fuzz parsers on both sides for MINUTES each
 	$(BIN)/python tests/fuzz/protocol/fuzz_codec.py --seconds $$(( $(MINUTES) * 60 ))

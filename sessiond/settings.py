@@ -192,8 +192,9 @@ class PolicySettings(_Section):
 class KernelSettings(_Section):
     """What the kernel lets a profile's programs do, however they were started; docs/policy-kernel.md tells more."""
 
-    executables: list[str] | Literal["any"] = Field(default="any", max_length=1024)
-    """Programs that may be executed: bare names, absolute paths, directories with a slash at the end."""
+    executables: list[str] | Literal["any", "policy"] = Field(default="any", max_length=1024)
+    """Programs that may be executed: bare names, absolute paths, directories with a slash at the end. policy: those
+    that the profile's policy lets run, and its trees are what may be read and written unless these are given."""
     read: list[str] | Literal["any"] | None = Field(default=None, max_length=1024)
     """Trees that may be read: absolute paths, patterns, `system`. None: any, or `system` with a list of executables."""
     write: list[str] | Literal["any"] | None = Field(default=None, max_length=1024)
@@ -335,6 +336,8 @@ class DaemonSettings(_Section):
     """What records survive: process is the daemon's death; power is the machine's, too, for a disk write a command."""
     retention: Duration = 3600.0
     """Time for which an ended session's commands and output can still be looked up."""
+    approval_timeout: Timeout = 600.0
+    """Time that a person has to allow a command that the policy asks about; then it is denied."""
     max_sessions: Annotated[Count, Field(le=65536)] = 256
     audit_segment_bytes: Annotated[Size, Field(ge=64 * 1024)] = 64 * 1024**2
     """Size at which a file of the audit log is sealed and the next begun."""

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import http.client
 import json
 import os
 import re
 import resource
 import select
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import docker
 
+from sessiond.engine import jail
 from sessiond.engine.bubblewrap import ROOTS_DIRECTORY
 
 DEADLINE = 30.0
@@ -181,6 +184,38 @@ class DaemonProcess:
             self.process.wait(DEADLINE)
             self._let_go()
 
+    def restart(self) -> DaemonProcess:
+        """SIGKILL, and a new one on the same state."""
+        self.kill()
+        return self.start()
+
+    @property
+    def alive(self) -> bool:
+        """Whether its process runs."""
+        return self.process is not None and self.process.poll() is None
+
+    @contextlib.contextmanager
+    def variables(self, **variables: str) -> Iterator[None]:
+        """Those that are started meanwhile have these in their environment, too."""
+        before, self.environment = self.environment, {**self.environment, **variables}
+        try:
+            yield
+        finally:
+            self.environment = before
+
+    def erase(self) -> None:
+        """End it and everything that it left, without its help."""
+        self.kill()
+        if not (self.state / "instance").exists():
+            return
+        if self.engine.name == "docker":
+            self._containers(use=lambda container: container.remove(force=True))
+        for pid, _ in self.processes():
+            for process in jail.tree(pid):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGKILL)
+        shutil.rmtree(self.jails, ignore_errors=True)
+
     def _let_go(self) -> None:
         if self.process is not None and self.process.stdout is not None:
             self.process.stdout.close()
@@ -319,6 +354,10 @@ class DaemonProcess:
     def docker_pause(self, sandbox: str) -> None:
         """`docker pause` of its container."""
         self._containers({"sessiond.sandbox": sandbox}, lambda container: container.pause())
+
+    def docker_unpause(self, sandbox: str) -> None:
+        """`docker unpause` of its container."""
+        self._containers({"sessiond.sandbox": sandbox}, lambda container: container.unpause())
 
     def processes(self) -> list[tuple[int, str]]:
         """Processes of its sandboxes: PID 1s and what is in their pid namespaces, monitors and shims."""

@@ -1,7 +1,15 @@
 """The client of sessiond: `async with connect() as client:`. `sessiond_client.sync` is the same without `await`."""
 
-from sessiond_protocol.messages import CommandInfo, CommandLimits, SessionEvent, SessionInfo, SessionLimits
+from sessiond_protocol.messages import (
+    ApprovalInfo,
+    CommandInfo,
+    CommandLimits,
+    SessionEvent,
+    SessionInfo,
+    SessionLimits,
+)
 
+from sessiond_client.approvals import ApprovalEvents, Approvals
 from sessiond_client.byte_stream import ByteStream
 from sessiond_client.client import Client, connect
 from sessiond_client.command import Command
@@ -46,6 +54,9 @@ from sessiond_client.session import Session
 from sessiond_client.version import __version__
 
 __all__ = [
+    "ApprovalEvents",
+    "ApprovalInfo",
+    "Approvals",
     "BusyError",
     "ByteStream",
     "Client",

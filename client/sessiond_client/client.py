@@ -10,6 +10,7 @@ from sessiond_protocol import messages
 from sessiond_protocol.messages import SessionInfo, SessionLimits
 
 from sessiond_client.address import Address, find_address, find_token
+from sessiond_client.approvals import Approvals
 from sessiond_client.connection import Connection
 from sessiond_client.errors import UsageError
 from sessiond_client.link import Link
@@ -146,6 +147,15 @@ class Client:
         link = await self.ready()
         reply = await link.request(messages.SessionReply, messages.SessionClose, session=session_id)
         return reply.session
+
+    async def approvals(self, token: str) -> Approvals:
+        """Become an approver with the token that the daemon keeps in its state directory (`approver.token`).
+
+        Not for a client that uses sessions; nor can an approver's use any. Raises UnauthorizedError.
+        """
+        link = await self.ready()
+        await link.enter(token)
+        return Approvals(self)
 
     async def ping(self) -> None:
         """Wait for the daemon to answer, and for nothing else."""

@@ -9,6 +9,7 @@ import signal as signals
 from typing import TYPE_CHECKING, Any
 
 from sessiond_protocol import messages
+from sessiond_protocol.messages import CommandState
 
 from sessiond_client.errors import DeadlineError, ProtocolViolationError, UsageError
 from sessiond_client.results import ExitStatus, Gap, Output, exit_status
@@ -46,6 +47,11 @@ class Command:
     def pid(self) -> int | None:
         """Its process id inside the sandbox; None where the daemon did not say, as for a command followed later."""
         return self._stream.started.peek()
+
+    @property
+    def state(self) -> CommandState:
+        """Where it stands, as far as the daemon has told: `awaiting_approval` while a person has to allow it."""
+        return self._stream.state
 
     @property
     def offset(self) -> int:

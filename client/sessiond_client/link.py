@@ -36,7 +36,7 @@ from sessiond_client.errors import (
     remote_error,
 )
 from sessiond_client.requests import Request, Requests
-from sessiond_client.roles import CommandEvent, Follower, Listener, OnAnswer, R, Reply, build, encoded, expect
+from sessiond_client.roles import CommandEvent, Follower, Listener, OnAnswer, R, Reply, Watcher, build, encoded, expect
 
 _MAX_PENDING = 65_536
 """Requests without a reply yet; also bounds those that nobody waits for any more."""
@@ -84,6 +84,9 @@ class Link:
         self._followers: dict[tuple[str, str], Follower] = {}
         self._listeners: dict[str, weakref.WeakSet[Listener]] = {}
         self._attached: dict[str, Attachment] = {}
+        self._approver: str | None = None
+        """The token of an approver."""
+        self._watchers: weakref.WeakSet[Watcher] = weakref.WeakSet()
         self._muting: set[tuple[str, str]] = set()
         self._errands: set[asyncio.Task[None]] = set()
         self._connection: Connection | None = None
@@ -227,6 +230,15 @@ class Link:
         """Send the events of `session` to `listener`, for as long as it is used elsewhere."""
         self._listeners.setdefault(session, weakref.WeakSet()).add(listener)
 
+    async def enter(self, token: str) -> None:
+        """Become an approver, on this connection and on those that come after it."""
+        await self.request(messages.Ok, messages.ApproverEnter, token=token)
+        self._approver = token
+
+    def watch(self, watcher: Watcher) -> None:
+        """Send the events of questions to approvers to `watcher`, for as long as it is used elsewhere."""
+        self._watchers.add(watcher)
+
     # --- one connection after the other
 
     def _take(self, connection: Connection) -> None:
@@ -278,6 +290,10 @@ class Link:
             self._resume(connection)
 
     def _resume(self, connection: Connection) -> None:
+        if self._approver is not None:
+            self.ask(lambda _: None, messages.ApproverEnter, once=True, token=self._approver)
+            if self._watchers:
+                self.ask(lambda _: None, messages.ApprovalWatch, once=True)
         for session, attachment in list(self._attached.items()):
             self._attach_again(session, attachment)
         for follower in list(self._followers.values()):
@@ -329,6 +345,8 @@ class Link:
         for group in listeners.values():
             for listener in group:
                 listener.on_lost(again(reason))
+        for watcher in self._watchers:
+            watcher.on_lost(again(reason))
 
     # --- what arrives
 
@@ -338,6 +356,8 @@ class Link:
             follower = self._followers.get((message.session, message.command))
             if isinstance(message, messages.Exited) and message.re is not None:
                 self._requests.take(message.re)
+            if isinstance(message, messages.Awaiting):
+                self._requests.extend(message.re, message.seconds)
             if follower is not None:
                 follower.on_event(message)
             elif isinstance(message, messages.Output):
@@ -348,6 +368,9 @@ class Link:
             if message.session.state == "closed":
                 self._listeners.pop(message.session.session, None)
                 self._attached.pop(message.session.session, None)
+        elif isinstance(message, messages.ApprovalEvent):
+            for watcher in self._watchers:
+                watcher.on_approval(message.approval)
         elif isinstance(message, messages.Error):
             self._on_error(message)
         else:

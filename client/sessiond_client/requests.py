@@ -84,6 +84,17 @@ class Requests:
             request.timer.cancel()
         return request
 
+    def extend(self, number: int, seconds: float) -> None:
+        """Wait `seconds` more for an answer: the daemon says that it takes so long. Raises ProtocolViolationError."""
+        request = self._pending.get(number)
+        if request is None or not request.sent or not isinstance(request.message, messages.CommandStart):
+            raise ProtocolViolationError(f"the daemon says that request {number} waits, which is not open")
+        if request.timer is not None:
+            left = request.timer.when() - self._loop.time()
+            request.timer.cancel()
+            request.seconds += seconds
+            request.timer = self._loop.call_later(left + seconds, self._expire, number)
+
     def interrupt(self) -> None:
         """The connection is lost: keep what may be sent again, and tell those whose requests may not."""
         for number, request in list(self._pending.items()):

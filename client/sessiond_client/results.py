@@ -9,7 +9,7 @@ from typing import Literal
 from sessiond_protocol import messages
 
 Stream = Literal["stdout", "stderr"]
-Cause = Literal["exit", "signal", "timeout", "oom", "killed"]
+Cause = Literal["exit", "signal", "timeout", "oom", "killed", "quota"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,12 @@ class ExitStatus:
     def describe(self) -> str:
         """How it ended, in words that follow "the command"."""
         how = f"exited with {self.exit_code}" if self.signal is None else f"was ended by {signal_name(self.signal)}"
-        because = {"timeout": " at its timeout", "oom": " out of memory", "killed": " on request"}.get(self.cause, "")
+        because = {
+            "timeout": " at its timeout",
+            "oom": " out of memory",
+            "killed": " on request",
+            "quota": " over the workspace's size",
+        }.get(self.cause, "")
         return f"{how}{because} after {self.duration:.3g} s"
 
 

@@ -12,7 +12,9 @@ from sessiond_protocol.errors import LocalProtocolError
 
 from sessiond_client.errors import ProtocolViolationError, RemoteError, SessiondError, UsageError
 
-CommandEvent = messages.Output | messages.Gap | messages.Exited | messages.Failed | messages.StdinAck
+CommandEvent = (
+    messages.Output | messages.Gap | messages.Exited | messages.Failed | messages.StdinAck | messages.Awaiting
+)
 Reply = (
     messages.Welcome
     | messages.SessionReply
@@ -21,6 +23,9 @@ Reply = (
     | messages.CommandsReply
     | messages.Started
     | messages.Ok
+    | messages.Recorded
+    | messages.ApprovalReply
+    | messages.ApprovalsReply
     | messages.Pong
 )
 OnAnswer = Callable[["Reply | SessiondError"], None]
@@ -59,6 +64,16 @@ class Listener(Protocol):
 
     def on_error(self, error: RemoteError) -> None:
         """Take an error that answers no request."""
+
+    def on_lost(self, reason: SessiondError) -> None:
+        """Take note that nothing more will come, because there is no connection any more."""
+
+
+class Watcher(Protocol):
+    """Who gets the events of questions to approvers."""
+
+    def on_approval(self, approval: messages.ApprovalInfo) -> None:
+        """Take a question as it is now."""
 
     def on_lost(self, reason: SessiondError) -> None:
         """Take note that nothing more will come, because there is no connection any more."""

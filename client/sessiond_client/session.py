@@ -11,6 +11,8 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, Literal
 
 from sessiond_protocol import messages
+from sessiond_protocol.codec import decode_client
+from sessiond_protocol.errors import RemoteProtocolError
 from sessiond_protocol.messages import MAX_INPUT, CommandInfo, CommandLimits, SessionInfo
 
 from sessiond_client.byte_stream import ByteStream, target_of
@@ -21,6 +23,7 @@ from sessiond_client.errors import (
     GoneError,
     NotFoundError,
     OutputLimitError,
+    ProtocolViolationError,
     SessiondError,
     TransportError,
     UsageError,
@@ -114,6 +117,8 @@ class Session:
     ) -> Result:
         """Run a command to its end: a string as a shell reads it, a list as the program and its arguments.
 
+        Where the policy wants a person's consent it waits for that, too; `timeout` counts from when the command runs.
+        Denied, or not allowed in time, it raises CommandDeniedError.
         A non-zero exit code is a value; with `check` it raises CommandFailedError. At `timeout` seconds the command
         gets TERM, `grace` seconds later KILL, and the result has `timed_out` and the output so far. Output beyond
         `max_output` bytes kills the command and raises OutputLimitError, which holds what came before.
@@ -141,7 +146,8 @@ class Session:
         stream.keep = max_output
         feeder = asyncio.ensure_future(_feed(stream, rest)) if rest else None
         spare = 2 * link.timeout + link.reconnect_timeout
-        overdue = stream.fail_after(timeout + grace + spare) if timeout is not None else None
+        if timeout is not None:
+            stream.fail_after(timeout + grace + spare)
         try:
             await stream.collected.wait()
             status = await (kill(stream) if stream.excess else stream.ended.wait())
@@ -151,8 +157,7 @@ class Session:
         finally:
             if feeder is not None:
                 feeder.cancel()
-            if overdue is not None:
-                overdue.cancel()
+            stream.keep_waiting()
         ended = result(status, *stream.buffer.drain())
         if stream.excess:
             raise OutputLimitError(max_output, ended)
@@ -194,23 +199,64 @@ class Session:
             grace=grace,
             limits=limits or CommandLimits(),
         )
-        try:
-            await stream.started.wait()
-        except (DeadlineError, asyncio.CancelledError):
-            abandon(stream)
-            raise
-        return Command(self, stream)
+        return await self._running(stream)
+
+    async def terminal(
+        self,
+        command: str | Sequence[str] = ("bash",),
+        *,
+        rows: int = 24,
+        columns: int = 80,
+        term: str = "xterm-256color",
+        timeout: float | None = None,  # noqa: ASYNC109 - the daemon enforces it, and a scope here could not
+        env: Mapping[str, str] | None = None,
+        cwd: str = "",
+        grace: float = 5.0,
+        limits: CommandLimits | None = None,
+        window: int = DEFAULT_WINDOW,
+        command_id: str | None = None,
+    ) -> Command:
+        """Start a command on a terminal and come back when it runs; sh where the sandbox has no bash.
+
+        What is written is what the terminal's keyboard sends, so ctrl-C is a byte; all output is "stdout". `resize`
+        changes its size. `close_stdin` types the end-of-file character. Cancelling kills the command.
+        """
+        link = await self._client.ready()
+        stream, _ = self._begin(
+            link,
+            command,
+            mode="read",
+            window=window,
+            command_id=command_id,
+            stdin=b"",
+            keep_stdin=True,
+            pty={"rows": rows, "columns": columns, "term": term},
+            timeout=timeout,
+            env=dict(env or {}),
+            cwd=cwd,
+            grace=grace,
+            limits=limits or CommandLimits(),
+        )
+        return await self._running(stream)
 
     async def command(
-        self, command_id: str, *, offset: int = 0, stdin_offset: int | None = None, window: int = DEFAULT_WINDOW
+        self,
+        command_id: str,
+        *,
+        offset: int = 0,
+        stdin: bool = False,
+        stdin_offset: int | None = None,
+        window: int = DEFAULT_WINDOW,
     ) -> Command:
         """Follow a command that was started before, by anyone, from the byte `offset` of its output on.
 
-        To go on writing to its standard input, say with `stdin_offset` how many bytes were written before.
+        With `stdin` take its standard input over: whoever wrote before cannot any more. Or say with `stdin_offset` how
+        many bytes were written before.
         """
         link = await self._client.ready()
         window = fit(link, window)
         stream = CommandStream(link, (self.id, command_id), offset=offset, window=window, mode="read")
+        stream.takes_stdin = stdin
         if stdin_offset is not None:
             stream.stdin = StdinPipe(link, stream.key, stdin_offset)
         link.follow(stream.key, stream)
@@ -223,12 +269,26 @@ class Session:
                 command=command_id,
                 offset=offset,
                 window=window,
+                stdin=stdin,
             )
             await stream.started.wait()
         except BaseException:
             stream.let_go()
             raise
         return Command(self, stream)
+
+    async def record(self, command_id: str | None = None) -> messages.CommandStart | messages.SessionOpen | None:
+        """The request that began a command, or without an id the one that opened the session, as it is on record.
+
+        None for what carried a workspace in or out.
+        """
+        link = await self._client.ready()
+        reply = await link.request(messages.Recorded, messages.Record, session=self.id, command=command_id)
+        try:
+            request = decode_client(reply.body)
+        except RemoteProtocolError as error:
+            raise ProtocolViolationError(f"the daemon has a record that is no request: {error}") from error
+        return request if isinstance(request, messages.CommandStart | messages.SessionOpen) else None
 
     async def commands(self) -> list[CommandInfo]:
         """All its commands that the daemon still knows, oldest first."""
@@ -367,6 +427,15 @@ class Session:
             link.unfollow(key, stream)
             raise
         return stream, b"" if rides else stdin
+
+    async def _running(self, stream: CommandStream) -> Command:
+        """The command of `stream`, once it runs. Cancelling kills it."""
+        try:
+            await stream.started.wait()
+        except (DeadlineError, asyncio.CancelledError):
+            abandon(stream)
+            raise
+        return Command(self, stream)
 
 
 def _size(words: Iterable[str], env: Mapping[str, str]) -> int:

@@ -9,6 +9,7 @@ import asyncio
 from typing import Literal
 
 from sessiond_protocol import messages
+from sessiond_protocol.messages import CommandState
 
 from sessiond_client.buffer import OutputBuffer
 from sessiond_client.errors import (
@@ -49,12 +50,19 @@ class CommandStream:
         """The pid, where it is known."""
         self.ended: Latch[ExitStatus] = Latch()
         self.stdin: StdinPipe | None = None
+        self.takes_stdin = False
+        """Whether standard input is taken over as soon as the daemon has said where it goes on."""
         self.collected: Latch[None] = Latch()
         """Set at the end, and before it when there is more output than `keep`."""
         self.keep = 0
         """Bytes that are collected."""
         self.excess = False
         """Whether there was more."""
+        self.state: CommandState = "starting"
+        """As far as the daemon has told."""
+        self.approval: str | None = None
+        """The question that it waits for, or waited."""
+        self._overdue: tuple[asyncio.TimerHandle, float] | None = None
         self._mode: Mode = mode
         self._window = window
         self._step = max(1, window // 2)
@@ -80,6 +88,7 @@ class CommandStream:
     def on_start(self, answer: Reply | SessiondError) -> None:
         """Take the answer to the request that starts the command."""
         if isinstance(answer, messages.Started):
+            self.state = "running"
             self.started.set(answer.pid)
         elif isinstance(answer, GoneError):
             self._fail_unless_lost(answer)
@@ -91,6 +100,9 @@ class CommandStream:
     def on_followed(self, answer: Reply | SessiondError) -> None:
         """Take the answer to the request that follows the command, for the first time or again."""
         if isinstance(answer, messages.CommandReply):
+            if self.takes_stdin and self.stdin is None and answer.command.stdin is not None:
+                self.stdin = StdinPipe(self.link, self.key, answer.command.stdin)
+            self.state = answer.command.state
             self.started.set(None)
         elif isinstance(answer, GoneError) and self.begun:
             self.fail(CommandLostError(answer.code, answer.message, answer.hint, answer.rule))
@@ -109,10 +121,22 @@ class CommandStream:
         except SessiondError:
             self.fail(error)
 
-    def fail_after(self, seconds: float) -> asyncio.TimerHandle:
-        """Give up when no end has come after `seconds`."""
+    def fail_after(self, seconds: float) -> None:
+        """Give up when no end has come after `seconds`; the time that it waits for consent does not count."""
+        self.keep_waiting()
         error = DeadlineError(f"the end of command {self.key[1]} was not reported, {seconds:g} s after its start")
-        return asyncio.get_running_loop().call_later(seconds, self.fail, error)
+        self._overdue = asyncio.get_running_loop().call_later(seconds, self.fail, error), seconds
+
+    def keep_waiting(self) -> None:
+        """Do not give up."""
+        if self._overdue is not None:
+            self._overdue[0].cancel()
+            self._overdue = None
+
+    def _take_awaiting(self, event: messages.Awaiting) -> None:
+        self.state, self.approval = "awaiting_approval", event.approval
+        if self._overdue is not None:
+            self.fail_after(self._overdue[1] + event.seconds)
 
     # --- what the daemon sends
 
@@ -127,6 +151,8 @@ class CommandStream:
                 self.stdin.on_ack(event)
         elif isinstance(event, messages.Gap):
             self._take_gap(event)
+        elif isinstance(event, messages.Awaiting):
+            self._take_awaiting(event)
         else:
             self.fail(failure(event.failure))
 
@@ -163,6 +189,7 @@ class CommandStream:
 
     def fail(self, error: SessiondError) -> None:
         """Nothing more will come, because of `error`."""
+        self.state = _state_of(error, self.state)
         self.started.fail(error)
         self.ended.fail(error)
         self._finish(error)
@@ -173,6 +200,8 @@ class CommandStream:
             raise self._violation(f"output at {event.offset} where {self.buffer.received} was due")
         if end > self._limit:
             raise self._violation(f"output up to {end}, beyond the window that ends at {self._limit}")
+        if not self.ended.done:
+            self.state = "running"
         self.started.set(None)
         if self._mode == "read":
             self.buffer.append(event.stream, data)
@@ -208,6 +237,7 @@ class CommandStream:
             raise self._violation(
                 f"its end after {self.buffer.received} bytes of output, of {exit.output_bytes} that it wrote"
             )
+        self.state = "exited"
         self.started.set(None)
         self.ended.set(exit_status(exit))
         self._finish(None)
@@ -294,6 +324,15 @@ def failure(cause: messages.Failure) -> CommandError:
     else:
         kind = CommandNotStartedError
     return kind(cause.code, cause.message, cause.hint, cause.rule)
+
+
+def _state_of(error: SessiondError, state: CommandState) -> CommandState:
+    """The state of a command about which `error` is the last that was heard."""
+    if isinstance(error, CommandDeniedError):
+        return "denied"
+    if isinstance(error, CommandLostError):
+        return "lost"
+    return "failed" if isinstance(error, CommandNotStartedError) else state
 
 
 def _why_not(error: SessiondError) -> SessiondError:

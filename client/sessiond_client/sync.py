@@ -11,9 +11,22 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Literal, Self
 
-from sessiond_protocol.messages import CommandInfo, CommandLimits, SessionEvent, SessionInfo, SessionLimits
+from sessiond_protocol.messages import (
+    ApprovalInfo,
+    CommandInfo,
+    CommandLimits,
+    CommandStart,
+    CommandState,
+    SessionEvent,
+    SessionInfo,
+    SessionLimits,
+    SessionOpen,
+)
 
 from sessiond_client import client as asynchronous
+from sessiond_client.approvals import ApprovalEvents as AsyncApprovalEvents
+from sessiond_client.approvals import Approvals as AsyncApprovals
+from sessiond_client.approvals import Scope
 from sessiond_client.command import Command as AsyncCommand
 from sessiond_client.events import SessionEvents as AsyncSessionEvents
 from sessiond_client.portal import Portal
@@ -24,7 +37,17 @@ from sessiond_client.sync_streams import ByteStream
 from sessiond_client.tools import DEFAULT_MAX_OUTPUT, DEFAULT_WINDOW
 from sessiond_client.transfer import File
 
-__all__ = ["ByteStream", "Client", "Command", "Files", "Session", "SessionEvents", "connect"]
+__all__ = [
+    "ApprovalEvents",
+    "Approvals",
+    "ByteStream",
+    "Client",
+    "Command",
+    "Files",
+    "Session",
+    "SessionEvents",
+    "connect",
+]
 
 
 class Command:
@@ -49,6 +72,11 @@ class Command:
     def pid(self) -> int | None:
         """Its process id inside the sandbox; None where the daemon did not say."""
         return self._command.pid
+
+    @property
+    def state(self) -> CommandState:
+        """Where it stands, as far as the daemon has told."""
+        return self._command.state
 
     @property
     def offset(self) -> int:
@@ -130,6 +158,69 @@ class SessionEvents:
     def next(self) -> SessionEvent | None:
         """The next change; None after the final one."""
         return self._portal.call(self._events.next())
+
+
+class ApprovalEvents:
+    """What happens to questions, as an iterator."""
+
+    def __init__(self, portal: Portal, events: AsyncApprovalEvents) -> None:
+        self._portal = portal
+        self._events = events
+
+    def __iter__(self) -> Self:
+        """Itself."""
+        return self
+
+    def __next__(self) -> ApprovalInfo:
+        """The next one."""
+        return self.next()
+
+    def next(self) -> ApprovalInfo:
+        """The next one. Raises why no more will come."""
+        return self._portal.call(self._events.next())
+
+
+class Approvals:
+    """The questions of a daemon's sessions, from `Client.approvals`. Its client cannot use sessions."""
+
+    def __init__(self, portal: Portal, approvals: AsyncApprovals) -> None:
+        self._portal = portal
+        self._approvals = approvals
+
+    def list(self) -> list[ApprovalInfo]:
+        """Those without an answer, oldest first."""
+        return self._portal.call(self._approvals.list())
+
+    def show(self, approval: str) -> tuple[ApprovalInfo, str]:
+        """One of them, answered or not, and rules as TOML that would make it unnecessary."""
+        return self._portal.call(self._approvals.show(approval))
+
+    def allow(
+        self,
+        approval: str,
+        *,
+        scope: Scope = "once",
+        times: int | None = None,
+        until: float | None = None,
+        rule: str | None = None,
+        reason: str = "",
+    ) -> ApprovalInfo:
+        """Let the command run: this one only, or equal ones too."""
+        return self._portal.call(
+            self._approvals.allow(approval, scope=scope, times=times, until=until, rule=rule, reason=reason)
+        )
+
+    def deny(self, approval: str, *, reason: str = "") -> ApprovalInfo:
+        """Let it not run."""
+        return self._portal.call(self._approvals.deny(approval, reason=reason))
+
+    def watch(self) -> ApprovalEvents:
+        """Iterate over the questions without an answer, then over new ones and over what becomes of them all."""
+        return ApprovalEvents(self._portal, self._approvals.watch())
+
+    def reload_policy(self) -> None:
+        """Have the daemon read its policy files again."""
+        self._portal.call(self._approvals.reload_policy())
 
 
 class Session:
@@ -245,12 +336,57 @@ class Session:
         )
         return Command(self, self._portal, started)
 
+    def terminal(
+        self,
+        command: str | Sequence[str] = ("bash",),
+        *,
+        rows: int = 24,
+        columns: int = 80,
+        term: str = "xterm-256color",
+        timeout: float | None = None,
+        env: Mapping[str, str] | None = None,
+        cwd: str = "",
+        grace: float = 5.0,
+        limits: CommandLimits | None = None,
+        window: int = DEFAULT_WINDOW,
+        command_id: str | None = None,
+    ) -> Command:
+        """Start a command on a terminal and come back when it runs; sh where the sandbox has no bash."""
+        started = self._portal.call(
+            self._session.terminal(
+                command,
+                rows=rows,
+                columns=columns,
+                term=term,
+                timeout=timeout,
+                env=env,
+                cwd=cwd,
+                grace=grace,
+                limits=limits,
+                window=window,
+                command_id=command_id,
+            )
+        )
+        return Command(self, self._portal, started)
+
     def command(
-        self, command_id: str, *, offset: int = 0, stdin_offset: int | None = None, window: int = DEFAULT_WINDOW
+        self,
+        command_id: str,
+        *,
+        offset: int = 0,
+        stdin: bool = False,
+        stdin_offset: int | None = None,
+        window: int = DEFAULT_WINDOW,
     ) -> Command:
         """Follow a command that was started before, by anyone, from the byte `offset` of its output on."""
-        followed = self._session.command(command_id, offset=offset, stdin_offset=stdin_offset, window=window)
+        followed = self._session.command(
+            command_id, offset=offset, stdin=stdin, stdin_offset=stdin_offset, window=window
+        )
         return Command(self, self._portal, self._portal.call(followed))
+
+    def record(self, command_id: str | None = None) -> CommandStart | SessionOpen | None:
+        """The request that began a command, or without an id the one that opened the session, as it is on record."""
+        return self._portal.call(self._session.record(command_id))
 
     def commands(self) -> list[CommandInfo]:
         """All its commands that the daemon still knows, oldest first."""
@@ -389,6 +525,10 @@ class Client:
     def close_session(self, session_id: str) -> SessionInfo:
         """End a session: everything in it is killed and its sandbox erased."""
         return self._portal.call(self._client.close_session(session_id))
+
+    def approvals(self, token: str) -> Approvals:
+        """Become an approver with the token that the daemon keeps in its state directory (`approver.token`)."""
+        return Approvals(self._portal, self._portal.call(self._client.approvals(token)))
 
     def ping(self) -> None:
         """Wait for the daemon to answer, and for nothing else."""

@@ -94,7 +94,8 @@ class Start:
     grace_ms: int = 0
     stdin: bool = False
     merge_stderr: bool = False
-    pty: bool = False
+    pty: tuple[int, int] | None = None
+    """Rows and columns of its terminal; None: pipes."""
     rlimits: tuple[tuple[int, int], ...] = ()
     """Linux's number of the resource, and the value for its soft and hard limit."""
 
@@ -400,14 +401,17 @@ def _start(frame: Start) -> bytes:
         raise ValueError("START with a NUL inside a string")
     if any(b"=" not in entry for entry in frame.env):
         raise ValueError("START with an environment entry without '='")
-    flags = _STDIN_PIPE * frame.stdin | _MERGE_STDERR * frame.merge_stderr | _PTY * frame.pty
+    if frame.pty is not None and frame.merge_stderr:
+        raise ValueError("START with a terminal, and stderr merged into a pipe")
+    flags = _STDIN_PIPE * frame.stdin | _MERGE_STDERR * frame.merge_stderr | _PTY * (frame.pty is not None)
     counts = (len(frame.rlimits), 0, len(frame.argv), len(frame.env), 0)
     try:
         head = _START.pack(frame.timeout_ms, frame.grace_ms, flags, *counts)
         limits = [_RLIMIT.pack(resource, 0, value) for resource, value in frame.rlimits]
+        size = _SIZE.pack(*frame.pty) if frame.pty is not None else b""
     except Exception as error:
         raise ValueError(f"START with a number out of range: {error}") from error
-    return b"".join((head, *limits, strings))
+    return b"".join((head, *limits, size, strings))
 
 
 def _restrict(frame: Restrict) -> bytes:
@@ -459,11 +463,14 @@ def _decode_start(command: int, payload: bytes) -> Start:
     timeout, grace, flags, limits, zero, argc, envc, zeros = _START.unpack_from(payload)
     if zero or zeros or flags & ~(_STDIN_PIPE | _MERGE_STDERR | _PTY) or not argc:
         raise GuestProtocolError("START with reserved bits, or without a program")
-    strings_at = _START.size + limits * _RLIMIT.size
+    if flags & _PTY and flags & _MERGE_STDERR:
+        raise GuestProtocolError("START with a terminal, and stderr merged into a pipe")
+    size_at = _START.size + limits * _RLIMIT.size
+    strings_at = size_at + (_SIZE.size if flags & _PTY else 0)
     if len(payload) < strings_at:
-        raise GuestProtocolError("START that ends within its rlimits")
+        raise GuestProtocolError("START that ends within its rlimits or its terminal's size")
     rlimits = []
-    for resource, reserved, value in _RLIMIT.iter_unpack(payload[_START.size : strings_at]):
+    for resource, reserved, value in _RLIMIT.iter_unpack(payload[_START.size : size_at]):
         if reserved:
             raise GuestProtocolError("START with reserved bits in an rlimit")
         rlimits.append((resource, value))
@@ -482,7 +489,7 @@ def _decode_start(command: int, payload: bytes) -> Start:
         grace_ms=grace,
         stdin=bool(flags & _STDIN_PIPE),
         merge_stderr=bool(flags & _MERGE_STDERR),
-        pty=bool(flags & _PTY),
+        pty=_SIZE.unpack(payload[size_at:strings_at]) if flags & _PTY else None,
         rlimits=tuple(rlimits),
     )
 

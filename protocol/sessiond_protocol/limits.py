@@ -21,7 +21,10 @@ FRAME_BYTES = 1024 * 1024
 """Longest frame of all."""
 CONTROL_BYTES = 64 * 1024
 """Longest frame of a message that is not bulk."""
-BULK_TYPES = ("output", "command.stdin", "command", "commands", "sessions")
+BULK_TYPES = (
+    *("output", "command.stdin", "command", "commands", "sessions"),
+    *("approval", "approvals", "approval.event", "approval.answer", "recorded"),
+)
 """The messages that carry data in quantity, or repeat whole commands, so that only `FRAME_BYTES` bounds them."""
 DEPTH = 8
 """Maps and arrays within each other; the message itself is the first."""

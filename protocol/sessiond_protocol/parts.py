@@ -4,9 +4,20 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
-from sessiond_protocol.fields import MAX_ARGUMENTS, ErrorCode, Identifier, Labels, Message, Offset, Text
+from sessiond_protocol.fields import (
+    MAX_ARGUMENTS,
+    MAX_INPUT,
+    Argument,
+    Environment,
+    ErrorCode,
+    Identifier,
+    Labels,
+    Message,
+    Offset,
+    Text,
+)
 from sessiond_protocol.limits import MAX_INTEGER
 from sessiond_protocol.states import CommandState, SessionState
 
@@ -37,6 +48,17 @@ class CommandLimits(Message):
     """Descriptors (RLIMIT_NOFILE)."""
     file_bytes: Offset | None = None
     """Largest single file (RLIMIT_FSIZE)."""
+
+
+class Terminal(Message):
+    """The terminal that a command runs on."""
+
+    rows: Annotated[int, Field(ge=1, le=65535)] = 24
+    """Lines of text."""
+    columns: Annotated[int, Field(ge=1, le=65535)] = 80
+    """Characters of a line."""
+    term: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$")] = "xterm-256color"
+    """What kind it is: TERM in the command's environment."""
 
 
 class SessionInfo(Message):
@@ -72,6 +94,8 @@ class SessionInfo(Message):
     """Whether it was opened from the warm pool."""
     kernel: Text | None = None
     """What the kernel enforces of the profile's rules, and what this machine's cannot; nil when nothing was asked."""
+    policy: Text | None = None
+    """Version (SHA-256) of the command policy that it is bound to."""
 
 
 class Exit(Message):
@@ -81,8 +105,8 @@ class Exit(Message):
     """Exit code; nil when a signal ended it."""
     signal: Annotated[int, Field(ge=1, le=64)] | None = None
     """The signal that ended it."""
-    cause: Literal["exit", "signal", "timeout", "oom", "killed"]
-    """`timeout`: its own; `oom`: out of memory; `killed`: on request."""
+    cause: Literal["exit", "signal", "timeout", "oom", "killed", "quota"]
+    """`timeout`: its own; `oom`: out of memory; `killed`: on request; `quota`: the workspace held more than it may."""
     output_bytes: Offset
     """Bytes of output (both streams) written before it ended."""
     wall_seconds: float
@@ -128,10 +152,63 @@ class CommandInfo(Message):
     """First byte of output still kept."""
     output_to: Offset = 0
     """Bytes of output received so far."""
+    terminal: bool = False
+    """Whether it runs on a terminal."""
+    stdin: Offset | None = None
+    """Where standard input goes on; nil when it takes none, or that is not known yet."""
     exit: Exit | None = None
     """How it ended, once it has exited."""
     failure: Failure | None = None
     """Why it failed, was denied or was lost."""
+
+
+class ApprovalInfo(Message):
+    """A command that needs a person's consent, exactly as it would run, and what became of the question."""
+
+    approval: Identifier
+    """Names the question."""
+    session: Identifier
+    command: Identifier
+    profile: str
+    """Of the session."""
+    state: Literal["pending", "allowed", "denied", "expired", "withdrawn"]
+    """`withdrawn`: the command ended before anybody answered."""
+    argv: Annotated[list[Argument], Field(max_length=MAX_ARGUMENTS)] | None = None
+    """As it was asked for."""
+    text: Argument | None = None
+    """As it was asked for."""
+    cwd: str = ""
+    """As it was asked for."""
+    env: Environment = Field(default={})
+    """What the client sets, for the session and for the command."""
+    input: Annotated[bytes, Field(max_length=MAX_INPUT)] = b""
+    """First bytes of its standard input."""
+    stdin: bool = False
+    """Whether more standard input comes later. What that is nobody knows yet, so no answer vouches for it."""
+    digest: str
+    """SHA-256 of all that would run, the policy's version included: what an answer is bound to."""
+    policy: str
+    """The policy's version."""
+    rule: str
+    """Which rule asks."""
+    reason: str
+    """Why, for people."""
+    who: str
+    """Who wants to run it, as the audit log says it."""
+    asked: float
+    """When, in seconds since the epoch."""
+    expires: float
+    """When it is denied if nobody answers, in seconds since the epoch."""
+    answered: float | None = None
+    """When it was answered, in seconds since the epoch."""
+    approver: str | None = None
+    """Who answered, as the audit log says it."""
+    scope: Literal["once", "times", "until", "session", "rule"] | None = Field(default=None, alias="for")
+    """How far a consent goes."""
+    note: str = ""
+    """What who answered said."""
+
+    model_config = ConfigDict(populate_by_name=True)
 
 
 class ServerLimits(Message):

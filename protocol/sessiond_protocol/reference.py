@@ -37,6 +37,7 @@ _NAMED = {
     "[A-Za-z0-9][A-Za-z0-9._-]{0,63}": "[identifier](#names)",
     "[A-Za-z0-9][A-Za-z0-9._/-]{0,62}": "[label](#names)",
     "[A-Za-z_][A-Za-z0-9_]{0,127}": "[variable](#names)",
+    "[A-Za-z0-9][A-Za-z0-9._+-]{0,63}": "str of letters, digits and `._+-`, at most 64",
     r"[^\x00]*": "str without NUL",
     r"[^\x00]+": "str without NUL, not empty,",
     r"(tcp:[1-9][0-9]{0,4}|unix:[^\x00]+)": "`tcp:PORT` or `unix:PATH`",

@@ -17,8 +17,8 @@ from sessiond_protocol.fields import (
     RequestId,
     StreamName,
 )
-from sessiond_protocol.limits import MAX_INTEGER
-from sessiond_protocol.parts import CommandInfo, Exit, Failure, ServerLimits, SessionInfo
+from sessiond_protocol.limits import CONTROL_BYTES, MAX_INTEGER
+from sessiond_protocol.parts import ApprovalInfo, CommandInfo, Exit, Failure, ServerLimits, SessionInfo
 
 
 class Welcome(Message):
@@ -87,6 +87,58 @@ class Started(Message):
     command: Identifier
     pid: Offset
     """Inside the sandbox."""
+
+
+class Awaiting(Message):
+    """The command waits until a person allows it. Comes before the reply to `command.start`, which is still to come."""
+
+    type: Literal["awaiting"] = "awaiting"
+    re: RequestId
+    session: Identifier
+    command: Identifier
+    approval: Identifier
+    """Names the question, for who answers it."""
+    seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    """Until it is denied if nobody answers."""
+
+
+class Recorded(Message):
+    """Answer to `record`."""
+
+    type: Literal["recorded"] = "recorded"
+    re: RequestId
+    body: Annotated[bytes, Field(max_length=CONTROL_BYTES)]
+    """The frame of the request, as it came."""
+
+
+class ApprovalReply(Message):
+    """Answer to `approval.show` and `approval.answer`."""
+
+    type: Literal["approval"] = "approval"
+    re: RequestId
+    approval: ApprovalInfo
+    """The question, and what became of it."""
+    proposal: str = ""
+    """Rules, as TOML, that would allow what is asked for: for a person to look at and to edit."""
+
+
+class ApprovalsReply(Message):
+    """Answer to `approval.list`; `more` when `after` would bring further ones."""
+
+    type: Literal["approvals"] = "approvals"
+    re: RequestId
+    approvals: Annotated[list[ApprovalInfo], Field(max_length=MAX_PAGE)]
+    """Oldest first."""
+    more: bool = False
+    """Whether there are further ones."""
+
+
+class ApprovalEvent(Message):
+    """There is a question, or something became of it."""
+
+    type: Literal["approval.event"] = "approval.event"
+    approval: ApprovalInfo
+    """As it is now."""
 
 
 class Ok(Message):
@@ -201,6 +253,11 @@ ServerMessage = Annotated[
     | CommandReply
     | CommandsReply
     | Started
+    | Awaiting
+    | Recorded
+    | ApprovalReply
+    | ApprovalsReply
+    | ApprovalEvent
     | Ok
     | Pong
     | Error

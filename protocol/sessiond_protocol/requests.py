@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from sessiond_protocol.fields import (
     MAX_ARGUMENTS,
@@ -23,7 +23,7 @@ from sessiond_protocol.fields import (
     WorkspacePath,
 )
 from sessiond_protocol.limits import MAX_INTEGER
-from sessiond_protocol.parts import CommandLimits, SessionLimits
+from sessiond_protocol.parts import CommandLimits, SessionLimits, Terminal
 from sessiond_protocol.tools import (
     FileChecksum,
     FileChmod,
@@ -154,6 +154,8 @@ class CommandStart(Message):
     """Seconds between TERM and KILL when the timeout strikes."""
     merge_stderr: bool = False
     """Whether standard error goes into the same stream as standard output."""
+    pty: Terminal | None = None
+    """Run it on a terminal: needs `stdin`, goes with neither `input` nor `merge_stderr`; all output is `stdout`."""
     limits: CommandLimits = CommandLimits()
     """Lower limits than the session's."""
     window: Offset = 0
@@ -167,6 +169,8 @@ class CommandStart(Message):
             raise ValueError("a command has either argv or text")
         if self.argv is not None and not self.argv[0]:
             raise ValueError("argv[0] is empty")
+        if self.pty is not None and (not self.stdin or self.input or self.merge_stderr):
+            raise ValueError("a terminal needs stdin, and goes with neither input nor merge_stderr")
         return self
 
 
@@ -181,6 +185,9 @@ class CommandFollow(Message):
     """Where to begin."""
     window: Offset
     """Output bytes that may be sent before an acknowledgement."""
+    stdin: bool = False
+    """Also take standard input over: `stdin` in the answer tells where it goes on, and nobody else may write any more
+    as long as this connection follows."""
 
 
 class CommandStdin(Message):
@@ -218,7 +225,7 @@ class CommandSignal(Message):
 
 
 class CommandResize(Message):
-    """New size of the command's terminal."""
+    """New size of the command's terminal; `invalid` when it has none."""
 
     type: Literal["command.resize"] = "command.resize"
     id: RequestId
@@ -249,6 +256,92 @@ class CommandList(Message):
     """Continue a listing after this command."""
     limit: Annotated[int, Field(ge=1, le=MAX_PAGE)] = MAX_PAGE
     """Most commands in the answer."""
+
+
+class Record(Message):
+    """What opened a session, or began one of its commands: the request as it is on record."""
+
+    type: Literal["record"] = "record"
+    id: RequestId
+    session: Identifier
+    command: Identifier | None = None
+    """Which command; the session itself when it is absent."""
+
+
+class ApproverEnter(Message):
+    """Become an approver: with the token from the daemon's state directory. Not for a connection that uses sessions."""
+
+    type: Literal["approver.enter"] = "approver.enter"
+    id: RequestId
+    token: Text
+    """What the file `approver.token` holds."""
+
+
+class ApprovalList(Message):
+    """Questions without an answer, oldest first. Approvers only."""
+
+    type: Literal["approval.list"] = "approval.list"
+    id: RequestId
+    after: Identifier | None = None
+    """Continue a listing after this question."""
+    limit: Annotated[int, Field(ge=1, le=MAX_PAGE)] = MAX_PAGE
+    """Most questions in the answer."""
+
+
+class ApprovalShow(Message):
+    """One question, answered or not, and a rule that would make it unnecessary. Approvers only."""
+
+    type: Literal["approval.show"] = "approval.show"
+    id: RequestId
+    approval: Identifier
+    """Which question."""
+
+
+class ApprovalAnswer(Message):
+    """Allow or deny a command that waits. Approvers only."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    type: Literal["approval.answer"] = "approval.answer"
+    id: RequestId
+    approval: Identifier
+    """Which question."""
+    verdict: Literal["allow", "deny"]
+    """What becomes of the command."""
+    scope: Literal["once", "times", "until", "session", "rule"] = Field(default="once", alias="for")
+    """How far the consent goes: this command; so many equal ones of its session, it included; equal ones of its session
+    until a time, or until the session ends; or a rule of the policy."""
+    times: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    """With `times`: how many."""
+    until: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """With `until`: when it ends, in seconds since the epoch."""
+    rule: Annotated[str, Field(max_length=32 * 1024)] | None = None
+    """With `rule`: TOML of `[[rule]]` tables, appended to the policy's file."""
+    reason: Text = ""
+    """What to say about it, on record and to who wanted the command."""
+
+    @model_validator(mode="after")
+    def _has_what_it_needs(self) -> ApprovalAnswer:
+        for name in ("times", "until", "rule"):
+            if (getattr(self, name) is None) == (self.scope == name):
+                raise ValueError(f"{name} goes with for={name} only, which needs it")
+        if self.verdict == "deny" and self.scope != "once":
+            raise ValueError("a denial is for once")
+        return self
+
+
+class ApprovalWatch(Message):
+    """Send this connection each question and what becomes of it, those without an answer first. Approvers only."""
+
+    type: Literal["approval.watch"] = "approval.watch"
+    id: RequestId
+
+
+class PolicyReload(Message):
+    """Read the policy files again, all or none; sessions opened from now on are bound to them. Approvers only."""
+
+    type: Literal["policy.reload"] = "policy.reload"
+    id: RequestId
 
 
 class Ack(Message):
@@ -300,6 +393,13 @@ ClientMessage = Annotated[
     | CommandResize
     | CommandWait
     | CommandList
+    | Record
+    | ApproverEnter
+    | ApprovalList
+    | ApprovalShow
+    | ApprovalAnswer
+    | ApprovalWatch
+    | PolicyReload
     | Ack
     | Ping,
     Field(discriminator="type"),

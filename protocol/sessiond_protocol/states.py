@@ -13,8 +13,8 @@ from sessiond_protocol.errors import LocalProtocolError
 
 SessionState = Literal["opening", "open", "paused", "closing", "closed", "lost"]
 SessionEventName = Literal["opened", "failed", "pause", "resume", "close", "closed", "lost", "replaced"]
-CommandState = Literal["starting", "running", "exited", "failed", "denied", "lost"]
-CommandEventName = Literal["started", "exited", "failed", "denied", "lost"]
+CommandState = Literal["starting", "awaiting_approval", "running", "exited", "failed", "denied", "lost"]
+CommandEventName = Literal["asked", "approved", "started", "exited", "failed", "denied", "lost"]
 
 _State = TypeVar("_State", bound=str)
 _Event = TypeVar("_Event", bound=str)
@@ -32,14 +32,22 @@ SESSION_TRANSITIONS: Mapping[SessionState, Mapping[SessionEventName, SessionStat
 the same workspace and generation + 1."""
 
 COMMAND_TRANSITIONS: Mapping[CommandState, Mapping[CommandEventName, CommandState]] = {
-    "starting": {"started": "running", "failed": "failed", "denied": "denied", "lost": "lost"},
+    "starting": {
+        "asked": "awaiting_approval",
+        "started": "running",
+        "failed": "failed",
+        "denied": "denied",
+        "lost": "lost",
+    },
+    "awaiting_approval": {"approved": "starting", "denied": "denied", "lost": "lost"},
     "running": {"exited": "exited", "lost": "lost"},
     "exited": {},
     "failed": {},
     "denied": {},
     "lost": {},
 }
-"""`failed`: it could not be spawned. `denied`: policy forbids it. `lost`: nobody knows how it ended."""
+"""`awaiting_approval`: a person has to allow it first. `failed`: it could not be spawned. `denied`: policy, or whoever
+was asked, forbids it. `lost`: nobody knows how it ended."""
 
 
 def next_session_state(state: SessionState, event: SessionEventName) -> SessionState:

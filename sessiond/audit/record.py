@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 SHOWN_CHARACTERS = 4096
 """Characters of a command that a record shows; the digest covers all of it."""
 SHOWN_ARGUMENTS = 256
+REPEATED_CHARACTERS = 1024
+"""Commands up to this size are kept as text, for when they come again."""
 REASON_CHARACTERS = 1024
 """Characters shown of a reason, or of a text among an event's details."""
 DEFAULT_TENANT = "default"
@@ -61,7 +63,7 @@ class Ending:
     exit_code: int | None
     """None when it never ran or a signal ended it."""
     signal: int | None
-    cause: Literal["exit", "signal", "timeout", "oom", "killed", "failed", "lost"]
+    cause: Literal["exit", "signal", "timeout", "oom", "killed", "quota", "failed", "lost"]
     """The wire's causes, and `failed` (never started) and `lost`."""
     seconds: float
     output_bytes: int
@@ -89,6 +91,32 @@ def decision_fields(
     subject: Subject, request: CommandRequest, verdict: Verdict, redactor: Redactor | None = None
 ) -> tuple[str, str]:
     """The digest of `request`, and the fields of the record of what was decided about it."""
+    size = len(request.text or "") + sum(map(len, request.argv or ()))
+    if request.env or redactor or size > REPEATED_CHARACTERS:
+        digest, what = _what(request, verdict, redactor)
+    else:
+        why = verdict.outcome, verdict.rule, verdict.reason
+        digest, what = _what_again(request.argv, request.text, request.cwd, *why)
+    return digest, f"{_about(subject)},{what}"
+
+
+@lru_cache(maxsize=256)
+def _what_again(
+    argv: tuple[str, ...] | None,
+    text: str | None,
+    cwd: str,
+    outcome: Literal["allow", "deny", "ask"],
+    rule: str,
+    reason: str,
+) -> tuple[str, str]:
+    """The same, kept: what an agent runs once it runs again."""
+    from sessiond.policy.decide import CommandRequest, Verdict  # noqa: PLC0415 - readers of the log need no policy
+
+    return _what(CommandRequest(argv, text, {}, cwd), Verdict(outcome, rule, reason, ()), None)
+
+
+def _what(request: CommandRequest, verdict: Verdict, redactor: Redactor | None) -> tuple[str, str]:
+    """The digest of `request`, and the fields of its record that say what was asked and decided."""
     argv = _quoted_all(request.argv) if request.argv is not None else None
     digest = _digest(request, argv)
     reason = verdict.reason
@@ -96,7 +124,7 @@ def decision_fields(
         request, reason = _redacted(request, redactor), redactor(reason)
         argv = _quoted_all(request.argv) if request.argv is not None else None
     return digest, (
-        f'{_about(subject)},"sha256":"{digest}",'
+        f'"sha256":"{digest}",'
         f'"env":{_quoted_all(sorted(request.env)[:SHOWN_ARGUMENTS])},"cwd":{_quoted(request.cwd[:SHOWN_CHARACTERS])},'
         f'{_shown(request, argv)},"verdict":"{verdict.outcome}","rule":{_quoted(verdict.rule)},'
         f'"reason":{_quoted(reason[:REASON_CHARACTERS])}'
@@ -140,9 +168,16 @@ def timestamp(now: float) -> str:
 
 
 def _about(subject: Subject) -> str:
+    before, after = _around(subject.who, subject.tenant, subject.session, subject.profile, subject.policy)
+    return f'{before},"command":{_quoted(subject.command)},{after}'
+
+
+@lru_cache(maxsize=256)
+def _around(who: str, tenant: str, session: str, profile: str, policy: str) -> tuple[str, str]:
+    """What all records of a session have, before and after the command's id."""
     return (
-        f'"who":{_quoted(subject.who)},"tenant":{_quoted(subject.tenant)},"session":{_quoted(subject.session)},'
-        f'"command":{_quoted(subject.command)},"profile":{_quoted(subject.profile)},"policy":{_quoted(subject.policy)}'
+        f'"who":{_quoted(who)},"tenant":{_quoted(tenant)},"session":{_quoted(session)}',
+        f'"profile":{_quoted(profile)},"policy":{_quoted(policy)}',
     )
 
 

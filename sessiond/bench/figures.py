@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from sessiond.bench.parts import Parts
+
 
 @dataclass(frozen=True, slots=True)
 class Load:
@@ -47,14 +49,20 @@ class Figures:
     cold_over_open: float
     throughput: Mapping[str, Load]
     stdout_mb_s: float
+    pty_echo_ms: float
+    pty_local_ms: float
+    pty_echo_over_local: float
     guest_pss_kb: int | None
     daemon_rss_mb: float
     sandbox_memory_mb: float | None
+    parts: Parts
     machine: Machine
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, by name."""
-        return asdict(self)
+        plain = asdict(self)
+        parts, machine = plain.pop("parts"), plain.pop("machine")
+        return {**plain, **parts, "machine": machine}
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +132,18 @@ def rows(figures: Figures) -> Iterator[Row]:
     for count, load in figures.throughput.items():
         name = f"{count} session" + ("s" if count != "1" else "")
         yield Row(name, f"{load.commands_per_s:.0f} /s", f"`true` without pause in each; p99 {load.p99_ms:.1f} ms")
+    parts = figures.parts
+    yield Row("decision", f"{parts.decision_us:.0f} us", f"of a plain text; {parts.decision_again_us:.1f} us again")
+    yield Row("decision, parsed", f"{parts.decision_parsed_ms:.2f} ms", "of a text for which a second parser is asked")
+    yield Row("record", f"{parts.record_us:.0f} us", "a command's start and end, kept through the daemon's death")
+    yield Row("record, power", f"{parts.record_power_ms:.2f} ms", "the same, kept through the machine's")
     yield Row("stdout", f"{figures.stdout_mb_s:.0f} MB/s", "of one command, streamed to the client")
+    yield Row(
+        "key to echo",
+        _ms(figures.pty_echo_ms),
+        f"by `cat` on a terminal in a session; on a local one {_ms(figures.pty_local_ms)}: "
+        f"{figures.pty_echo_over_local:.1f} times that",
+    )
     if figures.guest_pss_kb is not None:
         yield Row("guest", f"{figures.guest_pss_kb} kB", "memory of a sandbox's PID 1")
     if figures.sandbox_memory_mb is not None:

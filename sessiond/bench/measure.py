@@ -16,11 +16,13 @@ from sessiond_client import Client, Gap, Session, connect
 
 from sessiond.bench import memory
 from sessiond.bench.figures import Figures, Load, Machine
+from sessiond.bench.parts import Parts, measure_parts
+from sessiond.bench.terminal import local_echoes, session_echoes
 from sessiond.engine.docker_exec import DockerCopy, DockerExec
 from sessiond.private_daemon import Ground, PrivateDaemon, PrivateDaemonError
 
 GUEST = "/run/sessiond/guest"
-PROGRAMS = ["true", "python3", "head", "cat", "readlink", GUEST]
+PROGRAMS = ["true", "python3", "head", "cat", "readlink", "stty", "echo", GUEST]
 """All that the measured profile allows: the policy judges each command as it would an agent's."""
 
 SESSIONS = (1, 8, 32)
@@ -55,23 +57,21 @@ class Plan:
     colds: int
     output_bytes: int
     load_seconds: float
+    echoes: int
 
 
 FULL = Plan(
     rounds=10, floors=100, commands=150, pythons=8, docker_execs=4, reads=30, docker_copies=4, opens=3, colds=2,
-    output_bytes=256 * MIB,
-    load_seconds=1.0,
+    output_bytes=256 * MIB, load_seconds=1.0, echoes=100,
 )  # fmt: skip
 QUICK = Plan(
     rounds=2, floors=50, commands=50, pythons=2, docker_execs=2, reads=20, docker_copies=2, opens=1, colds=1,
-    output_bytes=32 * MIB,
-    load_seconds=0.3,
+    output_bytes=32 * MIB, load_seconds=0.3, echoes=50,
 )  # fmt: skip
 
 WARM_UP = Plan(
     rounds=1, floors=20, commands=100, pythons=1, docker_execs=1, reads=20, docker_copies=1, opens=0, colds=0,
-    output_bytes=16 * MIB,
-    load_seconds=0.0,
+    output_bytes=16 * MIB, load_seconds=0.0, echoes=20,
 )  # fmt: skip
 
 
@@ -88,6 +88,8 @@ class Samples:
     open: list[float] = field(default_factory=list)
     cold: list[float] = field(default_factory=list)
     stdout: list[float] = field(default_factory=list)
+    echo: list[float] = field(default_factory=list)
+    local_echo: list[float] = field(default_factory=list)
     rates: dict[int, list[float]] = field(default_factory=dict)
     loads: dict[int, list[float]] = field(default_factory=dict)
 
@@ -125,6 +127,8 @@ async def measure(ground: Ground, plan: Plan, progress: Callable[[str], None]) -
             progress("closing")
             await asyncio.gather(*(session.close() for session in bench.sessions))
             await daemon.settled()
+    progress("measuring decisions and records")
+    parts = await measure_parts()
     machine = Machine(
         cpus=os.cpu_count() or 1,
         kernel=platform.release(),
@@ -133,7 +137,7 @@ async def measure(ground: Ground, plan: Plan, progress: Callable[[str], None]) -
         image=ground.image,
         load=round(load, 2),
     )
-    return summary(samples, machine, guest_kb, daemon_mb, sandbox_mb)
+    return summary(samples, machine, parts, guest_kb, daemon_mb, sandbox_mb)
 
 
 class Bench:
@@ -174,6 +178,9 @@ class Bench:
         for _ in range(plan.colds):
             samples.cold.append(await self._open("cold"))
         samples.stdout.append(await self._stdout(plan.output_bytes))
+        await self._quiet()
+        samples.echo += await session_echoes(first, plan.echoes)
+        samples.local_echo += await asyncio.to_thread(local_echoes, plan.echoes)
         if plan.load_seconds > 0:
             await self._quiet()
             for count in SESSIONS:
@@ -262,7 +269,12 @@ async def busy(sessions: list[Session], seconds: float) -> list[float]:
 
 
 def summary(
-    samples: Samples, machine: Machine, guest_kb: int | None, daemon_mb: float, sandbox_mb: float | None
+    samples: Samples,
+    machine: Machine,
+    parts: Parts,
+    guest_kb: int | None,
+    daemon_mb: float,
+    sandbox_mb: float | None,
 ) -> Figures:
     """Medians, the slow ends, and the ratios of medians."""
     floor, command = statistics.median(samples.floor), statistics.median(samples.command)
@@ -270,6 +282,7 @@ def summary(
     docker = statistics.median(samples.docker_exec) if samples.docker_exec else None
     reading = statistics.median(samples.file_read)
     copying = statistics.median(samples.docker_cp) if samples.docker_cp else None
+    echo, local_echo = statistics.median(samples.echo), statistics.median(samples.local_echo)
     return Figures(
         floor_ms=round(floor, 4),
         exec_ms=round(command, 4),
@@ -289,9 +302,13 @@ def summary(
             for count, rates in samples.rates.items()
         },
         stdout_mb_s=round(statistics.median(samples.stdout), 1),
+        pty_echo_ms=round(echo, 4),
+        pty_local_ms=round(local_echo, 4),
+        pty_echo_over_local=round(echo / local_echo, 1),
         guest_pss_kb=guest_kb,
         daemon_rss_mb=round(daemon_mb, 1),
         sandbox_memory_mb=None if sandbox_mb is None else round(sandbox_mb, 2),
+        parts=parts,
         machine=machine,
     )
 

@@ -164,14 +164,15 @@ def _log(config: Path | None, state: Path | None) -> Path:
     """The current file of the log. Raises click.ClickException when there is no log."""
     from sessiond.audit.files import NAME, sealed_segments  # noqa: PLC0415 - `--help` must not pay for it
 
-    directory = state if state is not None else _state_directory(config)
+    directory = state if state is not None else state_directory(config)
     path = directory / NAME
     if not directory.is_dir() or not (path.exists() or sealed_segments(path)):
         raise click.ClickException(f"there is no audit log in {directory}; name the state directory with --state")
     return path
 
 
-def _state_directory(config: Path | None) -> Path:
+def state_directory(config: Path | None) -> Path:
+    """The state directory that the settings name."""
     from sessiond.settings import SettingsError, load  # noqa: PLC0415 - `--state` needs no settings
 
     default = Path("sessiond.toml")

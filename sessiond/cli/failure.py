@@ -13,7 +13,7 @@ INTERRUPTED = 130
 TIMED_OUT = 124
 OWN_FAILURE = 125
 DENIED = 126
-_TAKES_COMMAND = ("exec", "run")
+_TAKES_COMMAND = ("exec", "run", "shell")
 
 
 def report(error: BaseException, arguments: Sequence[str]) -> int:

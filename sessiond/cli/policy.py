@@ -1,4 +1,4 @@
-"""`sessiond policy`: explain, test, show, compare and learn. No daemon is asked."""
+"""`sessiond policy`: explain, test, show, compare and learn. No daemon is asked, but to reload."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sessiond.cli.failure import printable
+from sessiond.cli.options import connection_options
 
 if TYPE_CHECKING:
     from sessiond.policy.decide import Policy, Verdict
@@ -190,6 +191,23 @@ def learn(*, wanted: str, shell: str, audit: Path) -> None:
         click.echo(printable_lines(proposal.toml()))
     if not found:
         click.echo("# everything that was recorded is allowed")
+
+
+@policy.command("reload")
+@click.option("--state", type=click.Path(path_type=Path), help="State directory [default: of the settings].")
+@click.option(
+    "--config", type=click.Path(path_type=Path), help="Settings file [default: sessiond.toml, if it is here]."
+)
+@connection_options
+def reload_(*, url: str | None, token_file: str | None, config: Path | None, state: Path | None, as_json: bool) -> None:
+    """Have the daemon read its policy files again. Sessions that are open keep the policy they have.
+
+    Exit status 1 when a file cannot be used: then the policy in use stays.
+    """
+    from sessiond.cli.approvals import with_approvals  # noqa: PLC0415 - it imports from here
+
+    with_approvals(url, token_file, config, state, lambda approvals: approvals.reload_policy())
+    click.echo(json.dumps({"reloaded": True}) if as_json else "reloaded")
 
 
 def printable_lines(text: str) -> str:

@@ -42,7 +42,7 @@ def ps(
 
     async def list_sessions(client: Client) -> list[SessionInfo]:
         found = await client.sessions(labels=dict(labels))
-        return [info for info in found if everything or info.state in ("opening", "open")]
+        return [info for info in found if everything or info.state not in ("closing", "closed")]
 
     async def list_commands(client: Client) -> list[CommandInfo]:
         found = await (await client.session(session or "")).commands()
@@ -77,7 +77,7 @@ def _command(info: CommandInfo) -> tuple[str, ...]:
     state = info.state
     if info.exit is not None:
         state_text = f"exit {info.exit.code}" if info.exit.signal is None else f"signal {info.exit.signal}"
-        state_text += f" ({info.exit.cause})" if info.exit.cause in ("timeout", "oom", "killed") else ""
+        state_text += f" ({info.exit.cause})" if info.exit.cause in ("timeout", "oom", "killed", "quota") else ""
     else:
         state_text = state
     age = _span(time.time() - info.started) if info.started is not None else "-"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Mapping
 
 from sessiond_protocol.codec import encode
 from sessiond_protocol.messages import CommandStart, SessionOpen
@@ -21,3 +23,21 @@ def request_digest(request: CommandStart | SessionOpen) -> bytes:
     if isinstance(request, CommandStart):
         plain |= {"window": 0, "answer": "started"}
     return hashlib.sha256(encode(request.model_copy(update=plain))).digest()
+
+
+def consent_digest(request: CommandStart, env: Mapping[str, str], policy: str) -> str:
+    """SHA-256 (hex) of exactly what would run, so that a consent to one command is none to another.
+
+    `env` is all that the client sets, `policy` the policy's digest. Standard input that comes later cannot be part of
+    it; whether any may come is.
+    """
+    what = {
+        "argv": request.argv,
+        "text": request.text,
+        "cwd": request.cwd,
+        "env": dict(env),
+        "input": hashlib.sha256(request.input).hexdigest(),
+        "stdin": request.stdin,
+        "policy": policy,
+    }
+    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()

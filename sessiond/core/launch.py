@@ -81,7 +81,8 @@ def launch_frame(
     Raises RequestError `limit` when arguments and environment together are more than a frame holds.
     """
     words = tuple(word.encode() for word in argv)
-    variables = environment.entries(request.env)
+    pty = request.pty
+    variables = environment.entries(request.env if pty is None else {"TERM": pty.term, **request.env})
     size = sum(map(len, words)) + sum(map(len, variables)) + len(words) + len(variables)
     if size > MOST_BYTES:
         raise RequestError("limit", f"arguments and environment of {size} bytes; {MOST_BYTES} fit", "use a file")
@@ -91,6 +92,7 @@ def launch_frame(
         grace_ms=round(request.grace * 1000),
         stdin=request.stdin or bool(request.input),
         merge_stderr=request.merge_stderr,
+        pty=None if pty is None else (pty.rows, pty.columns),
         rlimits=resource_limits(session, request.limits),
         cwd=working_directory(request.cwd).encode(),
         argv=words,

@@ -217,6 +217,7 @@ class BubblewrapEngine(Engine):
         try:
             known = self._known(sandbox)
         except SandboxGoneError:
+            jail.end_unfinished(self._place(sandbox))
             group = self._group(sandbox)
             if group is not None:
                 await group.remove()
@@ -229,6 +230,8 @@ class BubblewrapEngine(Engine):
                 with contextlib.suppress(ProcessLookupError):
                     signal.pidfd_send_signal(known.pidfd, signal.SIGKILL)
                 await self._dead(known)
+            elif not known.died.done():
+                jail.end_unfinished(known.place)
             if known.group is not None:
                 await known.group.remove()
             known.place.erase()

@@ -14,7 +14,7 @@ from sessiond.engine import docker as sdk
 from sessiond.engine.calls import Calls
 from sessiond.engine.channel import Channel
 from sessiond.engine.deaths import DeathWatch
-from sessiond.engine.directory import SandboxDirectory, check_id, copy_guest, make_base
+from sessiond.engine.directory import SANDBOX_ID, SandboxDirectory, check_id, copy_guest, make_base
 from sessiond.engine.docker_options import (
     SANDBOX_LABEL,
     container_name,
@@ -250,7 +250,7 @@ class DockerEngine(Engine):
         self._place(sandbox).erase()
 
     async def list(self) -> list[SandboxStatus]:
-        """All containers with this instance's label."""
+        """All containers with this instance's label, and directories that a killed daemon made no container for."""
         containers = await self._calls.run("list sandboxes", LOOK_SECONDS, self._client.containers, self._instance)
         found = []
         for container in containers:
@@ -265,7 +265,9 @@ class DockerEngine(Engine):
                     if group is not None and group.frozen():
                         state = SandboxState.PAUSED
             found.append(SandboxStatus(sandbox, state, own_labels(labels)))
-        return found
+        known = {status.id for status in found}
+        directories = [path.name for path in self._directory.iterdir() if path.is_dir() and SANDBOX_ID.match(path.name)]
+        return found + [SandboxStatus(name, SandboxState.CREATED, {}) for name in directories if name not in known]
 
     async def stats(self, sandbox: str) -> SandboxStats:
         """From its cgroup where that is visible, else from Docker."""

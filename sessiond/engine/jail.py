@@ -146,6 +146,31 @@ def find(place: SandboxDirectory) -> int | None:
     return None
 
 
+def end_unfinished(place: SandboxDirectory) -> None:
+    """Kill what is left of a jail whose daemon died while bwrap was making it.
+
+    Nothing on disk names those processes yet, and one of them waits for ever for a word from the daemon. Their command
+    line tells whose they are: no other jail has this sandbox's directory.
+    """
+    mount = os.fsencode(place.mount)
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            descriptor = os.pidfd_open(int(entry.name))
+        except ProcessLookupError:
+            continue
+        try:
+            words = (entry / "cmdline").read_bytes().split(b"\0")
+            if words[0].endswith(b"bwrap") and mount in words:
+                signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            # Dead, or somebody else's.
+            pass
+        finally:
+            os.close(descriptor)
+
+
 def exit_code(place: SandboxDirectory) -> int | None:
     """The exit code of the jail's PID 1, 128 + N after signal N; None while bwrap has not told it."""
     return _status(place).get("exit-code")

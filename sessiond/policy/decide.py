@@ -21,7 +21,7 @@ from sessiond.policy.hints import ALTERNATIVES
 from sessiond.policy.judge import Judge, Step, worst
 from sessiond.policy.listed import listed_source
 from sessiond.policy.load import Source, compile_source, load_source, set_names
-from sessiond.policy.paths import resolve
+from sessiond.policy.paths import Trees, resolve
 from sessiond.policy.reader import read_full, read_plain
 from sessiond.policy.reading import Reading, SimpleCommand, UnreadableError, Word
 from sessiond.policy.scene import Scene
@@ -89,6 +89,25 @@ class Policy:
         self._decisions: OrderedDict[object, Verdict] = OrderedDict()
         self.digest = f"{source.digest[:-1]}{'0' if shell == 'bash' else '1'}"
         """The policy's version: SHA-256 of all that decides, its last digit the shell."""
+
+    @property
+    def open(self) -> bool:
+        """Whether it allows everything."""
+        return self._rules.open
+
+    @property
+    def trees(self) -> Trees:
+        """Where its commands may read, write and take code from."""
+        return self._rules.trees
+
+    @property
+    def programs(self) -> tuple[str, ...]:
+        """Programs that some rule of it may let run: bare names, those of builtins among them, and absolute paths."""
+        return tuple(
+            name
+            for name, rules in self._rules.programs.items()
+            if " " not in name and any(rule.table.verdict != "deny" for rule in rules)
+        )
 
     @classmethod
     def from_settings(

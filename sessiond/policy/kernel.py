@@ -19,6 +19,7 @@ from sessiond.engine.directory import GUEST
 from sessiond.engine.port import GUEST_DIRECTORY, ExecMode
 
 if TYPE_CHECKING:
+    from sessiond.policy.decide import Policy
     from sessiond.settings import KernelSettings
 
 Use: TypeAlias = Literal["require", "use", "off"]
@@ -34,6 +35,10 @@ SYSTEM_READ = (
 )
 """What programs read to run: libraries, Python's own, data, configuration. No directory of programs is here, since the
 dynamic loader runs whatever it may read; so not /usr/lib as a whole either (/usr/lib/git-core)."""
+
+PROGRAM_TREES = ("/usr", "/bin", "/sbin", "/lib", "/opt")
+"""Of what is here the kernel lets be read what is in SYSTEM_READ only, even where the policy lets more be named: the
+loader would run any program that it may read."""
 
 TEMPORARY = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108 - inside the sandbox
 DEVICES = (
@@ -77,27 +82,32 @@ class KernelRules:
     """Where files that the session wrote may be executed."""
     network: bool = True
     """Whether TCP sockets may be bound and connected: within the sandbox, which has no other network."""
-    tools: bool = False
-    """Whether the guest's own program may be executed, for files and tunnels. The rules bind it like all others."""
     use: Use = "use"
     """Whether a session is refused where the kernel cannot do all of it, or does with what it can, or nothing is
     asked of the kernel."""
 
     @classmethod
-    def from_settings(cls, settings: KernelSettings, *, tools: bool = False) -> KernelRules | None:
-        """The rules that a profile's section means; None where they would restrict nothing.
+    def from_settings(cls, settings: KernelSettings, policy: Policy | None = None) -> KernelRules | None:
+        """The rules that a profile's section means, with its policy; None where they would restrict nothing.
 
         A list of executables is worth nothing while the loader may read others: it makes reading default to the
         system's trees and writing to the workspace and temporary directories.
         """
-        default: Paths = "any" if settings.executables == "any" else (SYSTEM,)
+        executables: Paths = "any" if settings.executables == "policy" else _paths(settings.executables)
+        read: Paths = "any" if executables == "any" else (SYSTEM,)
+        write: Paths = read
+        if settings.executables == "policy" and policy is not None and not policy.open:
+            trees = policy.trees
+            executables = policy.programs
+            readable = (*trees.read, *trees.write, *trees.code)
+            read = (SYSTEM, *(tree for tree in readable if not tree.startswith(PROGRAM_TREES)))
+            write = (*DEVICES, *TEMPORARY, *trees.write)
         rules = cls(
-            executables=_paths(settings.executables),
-            read=default if settings.read is None else _paths(settings.read),
-            write=default if settings.write is None else _paths(settings.write),
+            executables=executables,
+            read=read if settings.read is None else _paths(settings.read),
+            write=write if settings.write is None else _paths(settings.write),
             exec_in=settings.exec,
             network=settings.network,
-            tools=tools,
             use=settings.landlock,
         )
         return rules if rules.use != "off" and rules.flags else None
@@ -145,7 +155,7 @@ def restriction(rules: KernelRules, search: str) -> wire.Restrict:
     if rules.executables != "any":
         named = [path for name in rules.executables for path in (name, *HELPERS.get(posixpath.basename(name), ()))]
         programs = [name for name in named if not name.endswith("/")]
-        programs += [f"{GUEST_DIRECTORY}/{GUEST}"] if rules.tools else []
+        programs.append(f"{GUEST_DIRECTORY}/{GUEST}")  # carries the workspace in and out, as the sandbox's user
         trees = (path.rstrip("/") for path in named if path.endswith("/"))
         grant(wire.ACCESS_READ | wire.ACCESS_EXECUTE, (*LOADERS, *trees))
     if rules.read != "any":

@@ -72,8 +72,9 @@ class Proposal:
     examples: dict[str, None] = field(default_factory=dict)
     reasons: dict[str, None] = field(default_factory=dict)
 
-    def toml(self) -> str:
-        """The rule as text for a rule file, with what to think of before it is taken."""
+    def toml(self, mark: str = "") -> str:
+        """The rule as text for a rule file, with what to think of before it is taken. `mark` makes its id another."""
+        name = "-".join(filter(None, ("learned", re.sub("[^a-z0-9-]", "-", self.program.lower()), mark)))
         lines = [f"# {self.program}: not allowed {self.count} times: {'; '.join(list(self.reasons)[:_MOST_EXAMPLES])}"]
         if self.program in ALTERNATIVES:
             return "\n".join([*lines, f"# no rule is proposed: {ALTERNATIVES[self.program]}", ""])
@@ -81,7 +82,7 @@ class Proposal:
         lines += [
             "# Look up what each option does before you take this: it must run no program and read no file outside.",
             "[[rule]]",
-            f'id = "learned-{re.sub("[^a-z0-9-]", "-", self.program.lower())}"',
+            f'id = "{name}"',
             f"programs = [{json.dumps(self.program)}]",
             f"options = {json.dumps(' '.join(self.options))}",
             'operands = "read*"',

@@ -9,12 +9,12 @@ from __future__ import annotations
 import errno
 import signal
 import time
-from collections import deque
 from collections.abc import Callable
 from typing import Literal, NamedTuple, Protocol
 
 from sessiond_protocol import guest as wire
 from sessiond_protocol.messages import (
+    Awaiting,
     CommandInfo,
     CommandStart,
     CommandState,
@@ -34,11 +34,14 @@ from sessiond.policy.decide import Verdict
 from sessiond.runtime.admission import Slot
 from sessiond.runtime.follower import Follower, Sink
 from sessiond.runtime.reports import GuestFault, ending, exit_record, spawn_failure
+from sessiond.runtime.stdin import Stdin
 from sessiond.store.spool import Spool
 
 ACK_BYTES = 256 * 1024
 """Output is acknowledged by this much: a quarter of the guest's ring, so that it never waits for an honest daemon."""
 KILL_TREE = (int(signal.SIGKILL), wire.SCOPE_TREE)
+WITHDRAWING = frozenset(map(int, (signal.SIGHUP, signal.SIGINT, signal.SIGKILL, signal.SIGTERM)))
+"""Signals that end a command which waits for consent."""
 STREAMS: dict[int, StreamName] = {wire.STDOUT: "stdout", wire.STDERR: "stderr"}
 
 
@@ -120,30 +123,31 @@ class Command:
         self.starters: list[Starter] = []
         self.waiters: list[Callable[[Command], None]] = []
         self.stdin_sink: Sink | None = None
+        """Who is told how standard input moves on: who wrote last, or has taken it over."""
         self.substitute: Callable[[Command], None] | None = None
         """Launches it with another shell, should the first one be missing."""
         self.slot: Slot | None = None
+        self.approval, self._approval_until = "", 0.0
+        """The question that it waits for, or waited, and when that expires, by the wall clock."""
         self.handle = 0
         """What the guest calls it; 0 before it is sent."""
         self._keeper = keeper
         self._channel: Channel | None = None
         self._start: wire.Start | None = None
         self._acked = 0
-        self._open_streams = 1 if request.merge_stderr else 3
-        self._stdin: deque[tuple[int, bytes]] = deque()
-        self._stdin_sent = 0
-        self._stdin_acked = 0
-        self._stdin_unknown = False
-        """Whether only the guest knows where standard input stands: an earlier life of the daemon sent it."""
-        self._stdin_gone = False
-        """Whether its reading end is gone."""
-        self._stdin_closed: int | None = None
+        self._open_streams = 1 if request.merge_stderr or request.pty else 3
+        self._stdin = Stdin(request.command, self._send) if request.stdin or request.input else None
+        self._stdin_taken = False
+        """Whether nobody but `stdin_sink` may write."""
+        self._size: tuple[int, int] | None = None
+        """Rows and columns that its terminal was given after the start."""
+        self._killed_for: Literal["quota"] | None = None
         self._signals: dict[tuple[int, int], None] = {}
         """Signals and their scopes for when the guest can be reached: early ones, and the one that kills."""
-        if request.input:
-            self.write(0, request.input)
-        if not request.stdin:
-            self._stdin_closed = len(request.input)
+        if self._stdin is not None and request.input:
+            self._stdin.write(0, 0, request.input)
+            if not request.stdin:
+                self._stdin.close(0, len(request.input))
 
     @classmethod
     def recalled(
@@ -173,11 +177,12 @@ class Command:
         command.started = started
         command._acked = spool.stored
         if end is None:
-            command._stdin_unknown = request.stdin
+            if command._stdin is not None and request.stdin:
+                command._stdin.expect_guest()
         else:
             command.end, command.state = end, end.event
             command.exit, command.failure, command.ended = end.exit, end.failure, end.at
-            command._stdin.clear()
+            command._stdin = None
         if settled:
             command.settled = True
             command._open_streams = 0
@@ -188,11 +193,17 @@ class Command:
     @property
     def running(self) -> bool:
         """Whether it may still do something."""
-        return self.state in ("starting", "running")
+        return self.state in ("starting", "awaiting_approval", "running")
 
     @property
-    def _has_stdin(self) -> bool:
-        return self.request.stdin or bool(self.request.input)
+    def unspawned(self) -> bool:
+        """Whether it may still run, and does not yet."""
+        return self.state in ("starting", "awaiting_approval")
+
+    @property
+    def killed(self) -> bool:
+        """Whether it is to be killed as soon as it runs."""
+        return KILL_TREE in self._signals
 
     @property
     def silent(self) -> bool:
@@ -202,13 +213,39 @@ class Command:
         """
         return self._open_streams == 0
 
+    def park(self, approval: str, until: float) -> None:
+        """It waits until a person allows it, by the wall clock at most `until`."""
+        self._move("asked")
+        self.approval, self._approval_until = approval, until
+        for starter in self.starters:
+            self._tell_awaiting(starter)
+
+    def release(self) -> None:
+        """It has been allowed."""
+        self._move("approved")
+
+    def refuse(self, failure: Failure) -> None:
+        """It could not be put on record, and is as if it had never been asked for."""
+        starters, self.starters = self.starters, []
+        for starter in starters:
+            starter.sink.send(self._error(starter, failure))
+        for sink, follower in self.followers.items():
+            sink.finished(follower)
+        self.followers.clear()
+        self._move("lost")
+        self.failure = failure
+        waiters, self.waiters = self.waiters, []
+        for waiter in waiters:
+            waiter(self)
+
     def launch(self, channel: Channel, start: wire.Start, *, sent: bool = False) -> None:
         """Send it to the guest, if that has not been done, with what came for it while it waited.
 
         Again with another handle after `failed` said that the shell is missing.
         """
         self._channel, self.handle, self._start = channel, start.command, start
-        self._stdin_acked = 0
+        if self._stdin is not None:
+            self._stdin.start_again()
         if not sent:
             channel.send(start)
         self._repeat()
@@ -219,42 +256,43 @@ class Command:
 
     def write(self, offset: int, data: bytes) -> None:
         """Pass standard input on. What was passed on before is ignored; a hole or too much is refused."""
-        if not self._has_stdin:
+        if not self.request.stdin and not self.request.input:
             raise RequestError("invalid", f"command {self.id} was started without standard input")
-        if self._stdin_unknown and offset > self._stdin_sent:
-            self._stdin.clear()
-            self._stdin_sent = self._stdin_acked = offset
-        if offset > self._stdin_sent:
-            raise RequestError("invalid", f"standard input of {self.id} goes on at {self._stdin_sent}, not {offset}")
-        data = data[self._stdin_sent - offset :]
-        if not data or not self.running:
-            return
-        if self._stdin_closed is not None:
-            raise RequestError("invalid", f"standard input of {self.id} is closed")
-        if self._stdin_sent + len(data) > self._stdin_acked + wire.STDIN_WINDOW:
-            raise RequestError("limit", f"more than the window of standard input of {self.id}", "wait for stdin.ack")
-        self._stdin.append((self._stdin_sent, data))
-        self._send(wire.Stdin(self.handle, self._stdin_sent, data))
-        self._stdin_sent += len(data)
+        if self._stdin is not None and self.running:
+            self._stdin.write(self.handle, offset, data)
+
+    def take_stdin(self, sink: Sink, then: Callable[[], None]) -> None:
+        """Let nobody but the sink write from now on; `then` is called when it is known where standard input stands.
+
+        Who wrote before is told that there is no room any more.
+        """
+        if not self.request.stdin:
+            raise RequestError("invalid", f"command {self.id} was started without standard input")
+        before, self.stdin_sink, self._stdin_taken = self.stdin_sink, sink, True
+        if before is not None and before is not sink:
+            before.send(StdinAck(session=self.session_id, command=self.id, offset=0, window=0))
+        if self._stdin is not None and self.running:
+            self._stdin.when_known(then)
+        else:
+            then()
 
     def tell_stdin(self, sent: int) -> None:
         """Tell a connection that has just written up to `sent` where standard input stands: what it sent may be old."""
+        stdin = self._stdin
         if self.stdin_sink is not None:
-            window = wire.STDIN_WINDOW if self.running and not self._stdin_gone else 0
-            offset = min(sent, self._stdin_acked)
+            window, acked = (stdin.window, stdin.acked) if stdin is not None and self.running else (0, sent)
+            offset = min(sent, acked)
             self.stdin_sink.send(StdinAck(session=self.session_id, command=self.id, offset=offset, window=window))
+
+    def check_stdin(self, sink: Sink) -> None:
+        """Refuse one whose place at standard input another connection has taken."""
+        if self._stdin_taken and self.stdin_sink is not sink:
+            raise RequestError("fenced", f"another connection writes to command {self.id} now", "take it back, or read")
 
     def close_stdin(self, offset: int) -> None:
         """End standard input at `offset`, which must be what was written."""
-        if self._stdin_closed is not None or not self.running:
-            return
-        if self._stdin_unknown and offset > self._stdin_sent:
-            self._stdin.clear()
-            self._stdin_sent = self._stdin_acked = offset
-        if offset != self._stdin_sent:
-            raise RequestError("invalid", f"standard input of {self.id} is at {self._stdin_sent}, not {offset}")
-        self._stdin_closed = offset
-        self._send(wire.StdinClose(self.handle, offset))
+        if self._stdin is not None and self.running:
+            self._stdin.close(self.handle, offset)
 
     def signal(self, number: int, *, tree: bool) -> None:
         """Signal the process group or the whole tree; nothing when it has ended, for the signal may cross the end."""
@@ -265,9 +303,17 @@ class Command:
             self._signals[number, scope] = None
         self._send(wire.Signal(self.handle, number, scope))
 
+    def kill(self, cause: Literal["quota"]) -> None:
+        """End it and all that it started, and say why."""
+        self._killed_for = cause
+        self.signal(signal.SIGKILL, tree=True)
+
     def resize(self, rows: int, columns: int) -> None:
         """New size of its terminal."""
+        if self.request.pty is None:
+            raise RequestError("invalid", f"command {self.id} was started without a terminal")
         if self.running:
+            self._size = (rows, columns)
             self._send(wire.Resize(self.handle, rows, columns))
 
     def follow(self, sink: Sink, offset: int, window: int) -> Follower:
@@ -280,6 +326,8 @@ class Command:
         """Answer a start when what it waits for has come."""
         if self.running:
             self.starters.append(starter)
+            if self.state == "awaiting_approval":
+                self._tell_awaiting(starter)
         else:
             self._answer_end(starter)
 
@@ -287,7 +335,7 @@ class Command:
         """Send the sink nothing more."""
         self.followers.pop(sink, None)
         if self.stdin_sink is sink:
-            self.stdin_sink = None
+            self.stdin_sink, self._stdin_taken = None, False
         self.starters = [starter for starter in self.starters if starter.sink is not sink]
         self.acknowledge()
 
@@ -303,6 +351,8 @@ class Command:
             ended=self.ended,
             output_from=self.spool.start,
             output_to=self.spool.end,
+            terminal=self.request.pty is not None,
+            stdin=self._stdin.position if self._stdin is not None and self.request.stdin and self.running else None,
             exit=self.exit,
             failure=self.failure,
         )
@@ -316,10 +366,14 @@ class Command:
         return ending(self.exit, lost=lost, seconds=seconds, output_bytes=spool.end, truncated=spool.start > 0)
 
     def acknowledge(self) -> None:
-        """Forget what every follower has consumed if space is short, and let the guest forget what is kept here."""
+        """Forget what every follower has consumed if space is short, and let the guest forget what is kept here.
+
+        A terminal that nobody looks at goes on, and forgets the oldest.
+        """
         spool = self.spool
         if spool.full:
-            spool.make_room(min((follower.acked for follower in self.followers.values()), default=0))
+            unseen = spool.end if self.request.pty is not None else 0
+            spool.make_room(min((follower.acked for follower in self.followers.values()), default=unseen))
             if spool.full and self.running:
                 return
         unacknowledged = spool.stored - self._acked
@@ -357,7 +411,8 @@ class Command:
     def tell_end(self) -> None:
         """Its end is on record: say so to all who wait for it."""
         self._show_end()
-        self._stdin.clear()
+        if self._stdin is not None:
+            self._stdin.forget()
         starters, self.starters = self.starters, []
         for starter in starters:
             self._answer_end(starter)
@@ -365,6 +420,8 @@ class Command:
         for waiter in waiters:
             waiter(self)
         self._keeper.ended(self)
+        if self.silent and not self.settled:  # it fell silent while its end was being put on record
+            self._keeper.fell_silent(self)
         self._pump()
 
     # --- what the guest reports -------------------------------------------------------------------------------------
@@ -439,23 +496,19 @@ class Command:
         if self.state == "starting":
             raise GuestFault(f"command {self.handle} ended before it started")
         self._open_streams &= ~(frame.stdout_eof | frame.stderr_eof << 1)
-        self._end(End("exited", time.time(), exit=exit_record(frame)))
+        self._end(End("exited", time.time(), exit=exit_record(frame, self._killed_for)))
 
     def on_stdin_ack(self, frame: wire.StdinAck) -> None:
         """Standard input moved on, or its reading end is gone."""
-        self._stdin_gone = gone = frame.offset == wire.NO_MORE_STDIN
-        if self._stdin_unknown and not gone:
-            self._stdin_unknown = False
-            self._stdin_sent = max(self._stdin_sent, frame.offset)
-        if not gone and not self._stdin_acked <= frame.offset <= self._stdin_sent:
-            raise GuestFault(f"standard input of command {self.handle} acknowledged at {frame.offset}")
-        self._stdin_acked = self._stdin_sent if gone else frame.offset
-        while self._stdin and self._stdin[0][0] + len(self._stdin[0][1]) <= self._stdin_acked:
-            self._stdin.popleft()
+        stdin = self._stdin
+        if not self.running:
+            return
+        if stdin is None:
+            raise GuestFault(f"command {self.handle} acknowledged standard input that it does not have")
+        stdin.acknowledged(frame.offset)
         if self.stdin_sink is not None:
-            window = 0 if gone else wire.STDIN_WINDOW
             self.stdin_sink.send(
-                StdinAck(session=self.session_id, command=self.id, offset=self._stdin_acked, window=window)
+                StdinAck(session=self.session_id, command=self.id, offset=stdin.acked, window=stdin.window)
             )
 
     def resynchronise(self, *, known: bool) -> None:
@@ -479,10 +532,10 @@ class Command:
     # --- inside -----------------------------------------------------------------------------------------------------
 
     def _repeat(self) -> None:
-        for offset, data in self._stdin:
-            self._send(wire.Stdin(self.handle, offset, data))
-        if self._stdin_closed is not None and self._has_stdin:
-            self._send(wire.StdinClose(self.handle, self._stdin_closed))
+        if self._stdin is not None:
+            self._stdin.repeat(self.handle)
+        if self._size is not None:
+            self._send(wire.Resize(self.handle, *self._size))
         for number, scope in self._signals:
             self._send(wire.Signal(self.handle, number, scope))
 
@@ -510,19 +563,25 @@ class Command:
         """The reply of a start that has not been answered when the command ends."""
         follower = self.followers.get(starter.sink)
         if self.failure is not None:
-            failure = self.failure
-            starter.sink.send(
-                Error(
-                    re=starter.re,
-                    session=self.session_id,
-                    command=self.id,
-                    code=failure.code,
-                    message=failure.message,
-                    hint=failure.hint,
-                    rule=failure.rule,
-                )
-            )
+            starter.sink.send(self._error(starter, self.failure))
         elif follower is not None:
             follower.answer = starter.re
         elif self.exit is not None:
             starter.sink.send(Exited(re=starter.re, session=self.session_id, command=self.id, exit=self.exit))
+
+    def _error(self, starter: Starter, failure: Failure) -> Error:
+        return Error(
+            re=starter.re,
+            session=self.session_id,
+            command=self.id,
+            code=failure.code,
+            message=failure.message,
+            hint=failure.hint,
+            rule=failure.rule,
+        )
+
+    def _tell_awaiting(self, starter: Starter) -> None:
+        left = max(0.0, self._approval_until - time.time())
+        starter.sink.send(
+            Awaiting(re=starter.re, session=self.session_id, command=self.id, approval=self.approval, seconds=left)
+        )

@@ -7,14 +7,16 @@ again, for it has happened all the same.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from pathlib import Path
 
 import structlog
 
 from sessiond.core.errors import RequestError
 from sessiond.runtime.command import Command
 from sessiond.runtime.reports import pack_result
-from sessiond.store.records import SessionRow
+from sessiond.store.records import ApprovalRow, SessionRow
+from sessiond.store.spool import synchronise
 from sessiond.store.store import Store, StoreError
 
 log = structlog.get_logger()
@@ -26,8 +28,10 @@ RETRY_SECONDS = 0.5
 class Ledger:
     """Writes to the store, and tries again what it refused."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, *, power: bool) -> None:
+        """With `power`, what is on record has to survive the machine."""
         self._store = store
+        self._power = power
         self._loop = asyncio.get_running_loop()
         self._again: dict[Command, Callable[[], None]] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -60,6 +64,25 @@ class Ledger:
             raise RequestError("unavailable", f"nothing may run that is not on record: {error}") from error
         return self._store.durable()
 
+    def approval(self, row: ApprovalRow) -> None:
+        """Put a question to an approver on record, or what became of it. Raises RequestError `unavailable`."""
+        try:
+            self._store.approval(row)
+        except StoreError as error:
+            raise RequestError("unavailable", f"the approval cannot be put on record: {error}") from error
+
+    def approvals(self, session: str) -> list[ApprovalRow]:
+        """The questions on record about a session's commands."""
+        return self._store.approvals(session)
+
+    def find_approval(self, approval: str) -> ApprovalRow | None:
+        """One question on record."""
+        return self._store.find_approval(approval)
+
+    def durable(self) -> asyncio.Future[None] | None:
+        """What must be done, if anything, before what was recorded so far may have an effect."""
+        return self._store.durable()
+
     def end(self, command: Command) -> None:
         """Put the end on record, then let the command tell it."""
         end, spool = command.end, command.spool
@@ -72,6 +95,24 @@ class Ledger:
             if spool.error is not None:
                 self._later(command, lambda: self.end(command))
                 return
+        if self._power and (files := spool.files()):
+            self._run(self._end_synchronised(command, files, settled))
+        else:
+            self._record_end(command, inline, settled)
+
+    async def _end_synchronised(self, command: Command, files: list[Path], settled: bool) -> None:
+        try:
+            await asyncio.to_thread(synchronise, files)
+        except OSError as error:
+            log.error("output is not on the disk yet", command=command.id, error=str(error))
+            self._later(command, lambda: self.end(command))
+        else:
+            self._record_end(command, None, settled)
+
+    def _record_end(self, command: Command, inline: bytes | None, settled: bool) -> None:
+        end, spool = command.end, command.spool
+        if end is None:
+            return
         try:
             self._store.ended(
                 command.session_id,
@@ -129,6 +170,11 @@ class Ledger:
 
         self._tasks.add(durable)
         durable.add_done_callback(done)
+
+    def _run(self, work: Coroutine[None, None, None]) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def _later(self, command: Command, attempt: Callable[[], None]) -> None:
         self._again[command] = attempt

@@ -19,7 +19,9 @@ from sessiond.core.errors import RequestError
 from sessiond.core.identity import same_body
 from sessiond.core.paging import page
 from sessiond.runtime.admission import Admission
+from sessiond.runtime.approvals import Approvals
 from sessiond.runtime.command import Command
+from sessiond.runtime.deciding import Deciders
 from sessiond.runtime.fitting import fit
 from sessiond.runtime.keeping import EndedSession
 from sessiond.runtime.ledger import Ledger
@@ -54,17 +56,20 @@ class SessionManager:
         spools: Path,
         most: int,
         retention: float,
+        approval_seconds: float,
     ) -> None:
         self.profiles = profiles
         self._store = store
         self._spools = spools
         self._most = most
         self._retention = retention
-        self._ledger = Ledger(store)
+        self._ledger = Ledger(store, power=store.power)
+        self.approvals = Approvals(self._ledger, audit, approval_seconds)
+        self._deciders = Deciders()
         self._sessions: OrderedDict[str, Session] = OrderedDict()
         self._opening: dict[str, asyncio.Future[None]] = {}
         self._ended: OrderedDict[str, float] = OrderedDict()
-        """Ended sessions that are kept, and when they ended, oldest first."""
+        """Ended sessions that are kept, and until when, on the loop's clock; those that ended first come first."""
         self._recalled: OrderedDict[str, EndedSession] = OrderedDict()
         self._draining = False
         self._calm = asyncio.Event()
@@ -74,6 +79,8 @@ class SessionManager:
             audit=audit,
             admission=admission,
             ledger=self._ledger,
+            approvals=self.approvals,
+            deciders=self._deciders,
             on_end=self._session_ended,
             on_loss=self._replacing.begin,
             on_calm=self._calm.set,
@@ -89,6 +96,7 @@ class SessionManager:
     async def close(self, *, keep: bool) -> None:
         """Erase all sandboxes but, if they are to be kept for the next start, those of sessions."""
         self.drain()
+        self._deciders.close()
         await self._lifetimes.close()
         await self._replacing.close()
         for session in tuple(self._sessions.values()):
@@ -96,6 +104,7 @@ class SessionManager:
                 session.leave()
             else:
                 session.close("the daemon stops")
+        self.approvals.close()
         await asyncio.gather(*(profile.pool.close() for profile in self.profiles.values()))
         self._ledger.close()
 
@@ -196,6 +205,7 @@ class SessionManager:
             kernel="",
             ended=None,
             reason="",
+            policy=profile.rules.policy.digest,
         )
         return self._session(row, request, profile)
 
@@ -216,8 +226,9 @@ class SessionManager:
     # --- an earlier life --------------------------------------------------------------------------------------------
 
     def remember(self, row: SessionRow) -> None:
-        """An ended session is on record."""
-        self._ended[row.id] = row.ended or row.created
+        """An ended session is on record, to be kept for the retention."""
+        age = time.time() - (row.ended or row.created)
+        self._ended[row.id] = asyncio.get_running_loop().time() + self._retention - age
 
     def restore(self, row: SessionRow, sandbox: Sandbox | None, cause: str) -> None:
         """A session of an earlier life of the daemon goes on, in its sandbox or else, because of `cause`, in another.
@@ -261,6 +272,11 @@ class SessionManager:
         """A command to be read of, also one of a session that has ended. Raises RequestError `not_found`."""
         session = self._sessions.get(session_id)
         return (session or self._recall(session_id)).shelf.get(command_id)
+
+    def recorded(self, session_id: str, command_id: str | None) -> bytes:
+        """The request that opened a session, or that began one of its commands, as it came. Raises RequestError."""
+        session = self._sessions.get(session_id) or self._recall(session_id)
+        return session.row.request if command_id is None else session.shelf.get(command_id).body
 
     def commands(self, session_id: str, after: str | None, limit: int) -> tuple[list[CommandInfo], bool]:
         """A page of a session's commands, also of one that has ended. Raises RequestError `not_found`."""
@@ -308,15 +324,26 @@ class SessionManager:
         self._sessions.pop(session.id, None)
         self.remember(session.row)
         self._lifetimes.forget(session)
+        self.approvals.forget(session.id)
+        pool = self.profiles[session.rules.profile].pool
         if session.sandbox is not None:
-            self.profiles[session.rules.profile].pool.release(session.sandbox)
+            pool.release(session.sandbox)
+        elif session.row.workspace:
+            pool.erase_volume(session.row.workspace)
+
+    def volume_exceeded(self, name: str, used: int) -> None:
+        """A volume without a hard limit holds more than it may."""
+        for session in self.sessions:
+            if session.row.workspace == name:
+                log.warning("workspace over its size", session=session.id, used=used)
+                session.stop_writers()
 
     def forget_old(self) -> None:
         """Erase what was kept of sessions that ended long ago."""
-        oldest = time.time() - self._retention
+        now = asyncio.get_running_loop().time()
         while self._ended:
-            session_id, ended = next(iter(self._ended.items()))
-            if ended > oldest and len(self._ended) <= MOST_ENDED:
+            session_id, until = next(iter(self._ended.items()))
+            if now < until and len(self._ended) <= MOST_ENDED:
                 return
             del self._ended[session_id]
             self._recalled.pop(session_id, None)

@@ -57,8 +57,9 @@ class Pool:
         self,
         profile: str,
         policy: PoolPolicy,
-        make: Callable[[str], Sandbox],
+        make: Callable[[str, str], Sandbox],
         prepare: Callable[[], Awaitable[Mapping[str, str]]],
+        erase_volume: Callable[[str], Awaitable[None]],
         *,
         wait_seconds: float,
         health_interval: float,
@@ -72,6 +73,7 @@ class Pool:
         self._policy = policy
         self._make = make
         self._prepare = prepare
+        self._erase_volume = erase_volume
         self._prepared = False
         self._preparing = asyncio.Lock()
         self._wait_seconds = wait_seconds
@@ -155,6 +157,35 @@ class Pool:
         self.counts.waited_seconds += loop.time() - began
         return sandbox, False
 
+    async def remake(self, volume: str) -> Sandbox:
+        """A new sandbox on a session's volume, for that session. Raises EngineError or LinkError."""
+        self._creating += 1
+        try:
+            sandbox = self._make(self._new_id(), volume)
+            await self._prepare_once()
+            await sandbox.launch()
+        finally:
+            self._creating -= 1
+        self.counts.created += 1
+        self._claimed.add(sandbox.id)
+        return sandbox
+
+    def erase_volume(self, volume: str) -> None:
+        """A session has ended that had a volume, but no sandbox."""
+        self._spawn(self._forget_volume(volume))
+
+    async def _forget_volume(self, volume: str) -> None:
+        try:
+            await self._erase_volume(volume)
+        except EngineError as error:
+            log.warning("volume not removed", volume=volume, error=str(error))
+
+    async def erase(self, sandbox: Sandbox) -> None:
+        """Erase a session's sandbox, and return when it is gone."""
+        self._claimed.discard(sandbox.id)
+        self._removing += 1
+        await self._remove(sandbox)
+
     def count(self, sandbox: Sandbox) -> None:
         """A session of an earlier life of the daemon has this one."""
         self._claimed.add(sandbox.id)
@@ -205,7 +236,7 @@ class Pool:
         self._timer = asyncio.get_running_loop().call_at(when, self._act)
 
     async def _create(self) -> None:
-        sandbox = self._make(f"{self.profile[:20]}-{secrets.token_hex(6)}")
+        sandbox = self._make(self._new_id(), "")
         try:
             await self._prepare_once()
             await sandbox.launch()
@@ -219,6 +250,9 @@ class Pool:
             self._creating -= 1
             self._created(sandbox)
         self._act()
+
+    def _new_id(self) -> str:
+        return f"{self.profile[:20]}-{secrets.token_hex(6)}"
 
     async def _prepare_once(self) -> None:
         async with self._preparing:

@@ -41,11 +41,11 @@ async def recover(
     """
     found = {sandbox.id: sandbox for engine in engines for sandbox in await _list(engine)}
     living: list[SessionRow] = []
+    ended: list[SessionRow] = []
     for row in rows:
-        if row.ended is None:
-            living.append(row)
-        else:
-            manager.remember(row)
+        (living if row.ended is None else ended).append(row)
+    for row in sorted(ended, key=lambda row: row.ended or 0.0):
+        manager.remember(row)
     turns = asyncio.Semaphore(ADOPTIONS)
 
     async def adopt(row: SessionRow) -> None:
@@ -57,7 +57,7 @@ async def recover(
         async with turns:
             cause = await _adopt(sandbox, there)
         if cause is not None:
-            found[there.id] = there
+            await erase([there])  # before another sandbox has its volume
         manager.restore(row, sandbox if cause is None else None, cause or "")
 
     await asyncio.gather(*(adopt(row) for row in living))
@@ -71,7 +71,7 @@ async def erase(orphans: Iterable[Found]) -> None:
     can be sure any more that nobody used it."""
     orphans = list(orphans)
     if orphans:
-        log.warning("erasing sandboxes of an earlier run", sandboxes=len(orphans))
+        log.warning("erasing sandboxes", sandboxes=[orphan.id for orphan in orphans])
     for orphan in orphans:
         try:
             await orphan.engine.remove(orphan.id)

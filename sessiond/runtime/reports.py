@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import Any, Literal
 
@@ -28,6 +29,12 @@ def spawn_failure(start: wire.Start | None, frame: wire.Failed) -> Failure:
             return Failure(
                 code="limit", message="too many commands at once in this sandbox", hint="wait for one to end"
             )
+        case wire.STAGE_PIPES if frame.errno in (errno.EACCES, errno.ENOENT):
+            return Failure(
+                code="unsupported",
+                message=f"the sandbox gives no terminal: {why}",
+                hint="kernel rules of the profile must let /dev/ptmx and /dev/pts be written",
+            )
         case wire.STAGE_PIPES | wire.STAGE_FORK:
             return Failure(
                 code="limit",
@@ -44,17 +51,20 @@ def spawn_failure(start: wire.Start | None, frame: wire.Failed) -> Failure:
             return Failure(code="unsupported", message=f"the guest cannot do this: {why}")
 
 
-def exit_record(frame: wire.Exited) -> Exit:
-    """The guest's exit frame as the wire shows it. Raises GuestFault when it cannot be true."""
+def exit_record(frame: wire.Exited, killed_for: Literal["quota"] | None = None) -> Exit:
+    """The guest's exit frame as the wire shows it; `killed_for` is why the daemon killed it, if it did.
+
+    Raises GuestFault when it cannot be true.
+    """
     if frame.signal > 64 or frame.code > 255:
         raise GuestFault(f"exit of command {frame.command} with code {frame.code}, signal {frame.signal}")
-    cause: Literal["exit", "signal", "timeout", "oom", "killed"] = "signal" if frame.signal else "exit"
+    cause: Literal["exit", "signal", "timeout", "oom", "killed", "quota"] = "signal" if frame.signal else "exit"
     if frame.timed_out:
         cause = "timeout"
     elif frame.oom:
         cause = "oom"
     elif frame.killed and frame.signal:
-        cause = "killed"
+        cause = killed_for or "killed"
     return Exit(
         code=None if frame.signal else frame.code,
         signal=frame.signal or None,
@@ -92,14 +102,17 @@ def ending(record: Exit | None, *, lost: bool, seconds: float, output_bytes: int
     )
 
 
-_FIGURES = ("wall_seconds", "user_seconds", "system_seconds", "max_rss_bytes")
+_TIMES = ("wall_seconds", "user_seconds", "system_seconds")
+_PACKED = ("code", "signal", "cause", "output_bytes", *_TIMES, "max_rss_bytes")
 
 
 def pack_result(exit: Exit | None, failure: Failure | None) -> bytes:
     """How a command ended, for the store."""
     if exit is not None:
-        figures = [getattr(exit, name) for name in _FIGURES]
-        packed: bytes = msgpack.packb((exit.code, exit.signal, exit.cause, exit.output_bytes, *figures))
+        times = exit.wall_seconds, exit.user_seconds, exit.system_seconds
+        packed: bytes = msgpack.packb(
+            (exit.code, exit.signal, exit.cause, exit.output_bytes, *times, exit.max_rss_bytes)
+        )
     else:
         packed = msgpack.packb(failure.model_dump() if failure is not None else {})
     return packed
@@ -110,14 +123,4 @@ def unpack_result(packed: bytes) -> tuple[Exit | None, Failure | None]:
     result: Any = msgpack.unpackb(packed)
     if isinstance(result, dict):
         return None, Failure(**result)
-    names = (
-        "code",
-        "signal",
-        "cause",
-        "output_bytes",
-        "wall_seconds",
-        "user_seconds",
-        "system_seconds",
-        "max_rss_bytes",
-    )
-    return Exit(**dict(zip(names, result, strict=True))), None
+    return Exit(**dict(zip(_PACKED, result, strict=True))), None

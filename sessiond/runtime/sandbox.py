@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from typing import Any
+from dataclasses import replace
+from typing import Any, TypeVar
 
 import structlog
 
@@ -12,7 +13,9 @@ from sessiond.engine.port import Engine, EngineError, SandboxSpec
 from sessiond.policy.kernel import KernelLayer
 from sessiond.runtime.link import GuestLink, LinkError
 from sessiond.runtime.outbox import Outbox
+from sessiond.runtime.volume import Volume
 
+T = TypeVar("T")
 log = structlog.get_logger()
 
 READY_SECONDS = 20.0
@@ -24,9 +27,11 @@ PING_SECONDS = 2.0
 class Sandbox:
     """A started sandbox whose guest has answered."""
 
-    def __init__(self, engine: Engine, spec: SandboxSpec, outbox: Outbox) -> None:
+    def __init__(self, engine: Engine, spec: SandboxSpec, outbox: Outbox, volume: Volume | None = None) -> None:
         self.engine = engine
         self.spec = spec
+        self.volume = volume
+        """Its workspace, when that is on disk."""
         self.id = spec.id
         self.link = GuestLink(spec.id, self._died, outbox)
         self.cause: str | None = None
@@ -42,6 +47,8 @@ class Sandbox:
         Raises EngineError or LinkError.
         """
         try:
+            if self.volume is not None:
+                self.spec = replace(self.spec, volume=await _to_its_end(self.volume.ready()))
             await _to_its_end(self.engine.create(self.spec, self.link.connection))
             await _to_its_end(self.engine.start(self.id))
             self._watch = asyncio.create_task(self._watch_death(), name=f"watch {self.id}")
@@ -53,6 +60,8 @@ class Sandbox:
 
     async def adopt(self) -> None:
         """Take hold of one that an earlier life of the daemon started: its guest dials again. Raises EngineError."""
+        if self.volume is not None:
+            await self.volume.ready()
         await self.engine.channel(self.id, self.link.connection)
         self._watch = asyncio.create_task(self._watch_death(), name=f"watch {self.id}")
 
@@ -92,6 +101,8 @@ class Sandbox:
             self._watch.cancel()
         try:
             await self.engine.remove(self.id)
+            if self.volume is not None:
+                await self.volume.erase()
         except EngineError as error:
             log.warning("sandbox not removed", sandbox=self.id, error=str(error))
 
@@ -126,14 +137,14 @@ class Sandbox:
             call(cause)
 
 
-async def _to_its_end(call: Coroutine[None, None, None]) -> None:
+async def _to_its_end(call: Coroutine[None, None, T]) -> T:
     """Await an engine's call; when cancelled, only after it has ended.
 
     The call would go on in its thread all the same, and make what was removed by then. Its own deadline bounds it.
     """
     task = asyncio.ensure_future(call)
     try:
-        await asyncio.shield(task)
+        return await asyncio.shield(task)
     except asyncio.CancelledError:
         await asyncio.wait({task})
         if not task.cancelled():

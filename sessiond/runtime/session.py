@@ -1,13 +1,16 @@
 """One session: a tenant's hold on a sandbox, which may be replaced, its commands, and who follows it.
 
 The way of a command is here: known already? - within the limits? - allowed by the policy? - on record - admitted - sent
-to the guest. All of it is synchronous; the guest's reports do the rest.
+to the guest. All of it is synchronous, and the guest's reports do the rest; but where the policy has to ask its second
+parser, or a person, the command waits (`_start_slowly`).
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
+import secrets
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -15,6 +18,8 @@ from typing import NamedTuple
 
 import structlog
 from sessiond_protocol import guest as wire
+from sessiond_protocol.codec import encode
+from sessiond_protocol.errors import LocalProtocolError
 from sessiond_protocol.messages import (
     CommandInfo,
     CommandStart,
@@ -31,16 +36,19 @@ from sessiond.audit.log import AuditError, AuditLog
 from sessiond.audit.record import DAEMON, Detail, EventName, Subject
 from sessiond.audit.record import request_digest as audit_digest
 from sessiond.core.errors import RequestError
+from sessiond.core.identity import consent_digest
 from sessiond.core.launch import Environment, launch_frame
 from sessiond.policy.decide import CommandRequest, Verdict
 from sessiond.runtime.admission import Admission, Slot
-from sessiond.runtime.command import Command, Starter
+from sessiond.runtime.approvals import Approvals, denial
+from sessiond.runtime.command import WITHDRAWING, Command, Starter
+from sessiond.runtime.deciding import Deciders
 from sessiond.runtime.follower import Follower, Sink
 from sessiond.runtime.ledger import Ledger
 from sessiond.runtime.sandbox import Sandbox
 from sessiond.runtime.shelf import Shelf
 from sessiond.runtime.terms import SessionRules, session_info
-from sessiond.store.records import SessionRow
+from sessiond.store.records import ApprovalRow, SessionRow
 
 log = structlog.get_logger()
 
@@ -64,6 +72,8 @@ class Host(NamedTuple):
     audit: AuditLog
     admission: Admission
     ledger: Ledger
+    approvals: Approvals
+    deciders: Deciders
     on_end: Callable[[Session], None]
     on_loss: Callable[[Session], None]
     """Its sandbox died, and it is to have another."""
@@ -100,6 +110,8 @@ class Session:
         self._env = Environment(row.image_env, rules.env, request.env)
         self._recorded: dict[str, Recorded] = {}
         self._running = 0
+        self._deciding: set[Command] = set()
+        """Commands that are not on record yet: the policy is still at them."""
         self._parked: list[Callable[[], None]] = []
         """Launches that wait for the next sandbox."""
         self._attached: dict[Sink, int] = {}
@@ -109,7 +121,14 @@ class Session:
 
     def opened(self, sandbox: Sandbox, *, pooled: bool, who: str) -> None:
         """It has its first sandbox, as `who` asked. Raises RequestError when that cannot be put on record."""
-        self._row = replace(self._row, sandbox=sandbox.id, pooled=pooled, state="open", kernel=str(sandbox.layer or ""))
+        self._row = replace(
+            self._row,
+            sandbox=sandbox.id,
+            pooled=pooled,
+            state="open",
+            kernel=str(sandbox.layer or ""),
+            workspace=sandbox.volume.name if sandbox.volume is not None else "",
+        )
         self._host.ledger.session(self._row)
         self.sandbox = sandbox
         self._move("opened", "ready")
@@ -122,10 +141,14 @@ class Session:
         self._move("opened", "adopted")
         self._audit("session_adopted", {"sandbox": sandbox.id if sandbox is not None else None})
         self.sandbox = sandbox
+        self._bind_again()
+        rows = self._host.ledger.approvals(self.id)
+        self._host.approvals.remember(rows)
+        asked = {row.command: row for row in rows}
         for command in self.shelf.restore():
             if command.running:
                 self._running += 1
-                self._expect(command)
+                self._expect(command, asked.get(command.id))
             else:
                 self._await(command, None)
         if sandbox is not None:
@@ -153,6 +176,12 @@ class Session:
         self._move("resume", "it is in use again")
         self._audit("session_resumed", {})
         self.touch()
+
+    def stop_writers(self) -> None:
+        """Its volume holds more than it may: end whatever runs in it."""
+        for command in self.shelf.present():
+            command.kill("quota")
+        self._tell("its workspace holds more than it may: what ran was killed")
 
     def warn(self, reason: str) -> None:
         """Tell who follows it that its end is near."""
@@ -193,15 +222,27 @@ class Session:
         """Whether commands may be started in it."""
         return self.state in ("open", "paused") or (self.state == "lost" and self._row.ended is None)
 
+    def _bind_again(self) -> None:
+        """To the policy of its profile, which may have changed while the daemon was away: older ones are not kept."""
+        was, now = self._row.policy, self.rules.policy.digest
+        if was != now:
+            self._note(policy=now)
+            self._audit("session_bound", {"was": was, "policy": now})
+
     def _end(self, reason: str) -> None:
         self._note(state=self.state, ended=time.time(), reason=reason)
         self._host.on_end(self)
 
     def _lose_commands(self, failure: Failure) -> None:
         self._parked.clear()
+        deciding, self._deciding = self._deciding, set()
+        for command in deciding:
+            with contextlib.suppress(RequestError):  # it did not run: nothing depends on the record
+                self._host.ledger.start(self.id, command.id, command.number, self._row.generation, command.body)
         for command in self.shelf.present():
             if not command.settled:
                 command.lose(failure)
+                self._host.approvals.withdraw(command.approval)
 
     def _audit(self, event: EventName, details: Mapping[str, Detail], who: str = DAEMON) -> None:
         """Put an event on the audit log. What cannot be does not stop it: its commands then do not run."""
@@ -229,6 +270,7 @@ class Session:
         generation: int | None = None,
         ended: float | None = None,
         reason: str = "",
+        policy: str = "",
     ) -> None:
         row = self._row
         self._row = replace(
@@ -239,6 +281,7 @@ class Session:
             epoch=self._epoch,
             ended=ended or row.ended,
             reason=reason or row.reason,
+            policy=policy or row.policy,
         )
         self._host.ledger.note(self._row)
 
@@ -305,7 +348,7 @@ class Session:
         Who never attached may write.
         """
         epoch = self._attached.get(sink)
-        if epoch is not None and epoch != self._epoch:
+        if epoch is not None and (epoch == 0 or epoch != self._epoch):
             what = "another connection took this session over" if epoch else "this connection attached as a reader"
             raise RequestError("fenced", f"{what}: session {self.id}", "attach as a writer to take it (back)")
 
@@ -335,7 +378,11 @@ class Session:
         self._check_open()
         self._check_room()
         self.touch()
-        granted, (verdict, recorded) = verdict, self._judge(request, who, verdict)
+        granted, asked = verdict, self._asked(request)
+        verdict = granted or self.rules.policy.decide_cached(asked)
+        if verdict is None or verdict.outcome == "ask":
+            return self._start_slowly(request, body, sink, who, asked, verdict)
+        recorded = self._put_decision(request, who, asked, verdict)
         number = self.shelf.count + 1
         frame = launch_frame(HANDLES * number, request, verdict.argv, self._env, self._limits)
         durable = self._host.ledger.start(self.id, request.command, number, self._row.generation, body)
@@ -344,31 +391,25 @@ class Session:
             slot = self._host.admission.take()
             if slot is not None:
                 self.sandbox.link.send_now(frame)  # the guest spawns it while the rest is seen to here
-        command = Command(
-            session_id=self.id,
-            number=number,
-            request=request,
-            body=body,
-            spool=self.shelf.home.spool(number),
-            keeper=self,
-            granted=granted,
-        )
-        self.shelf.add(command)
-        self._running += 1
+        command = self._add(request, body, granted)
         if verdict.outcome != "allow":
             command.deny(Failure(code="denied", message=verdict.reason, rule=verdict.rule))
             raise RequestError("denied", verdict.reason, rule=verdict.rule)
         self._recorded[command.id] = recorded
-        command.starters.append(Starter(sink, request.id, request.answer))
-        command.stdin_sink = sink
-        follower = command.follow(sink, 0, request.window) if request.window else None
+        follower = self._introduce(command, request, sink)
         if slot is not None:
             self._launch(command, frame, slot, sent=True)
-        elif durable is None:
-            self._admit(command, frame)
         else:
-            durable.add_done_callback(lambda done: self._admit_durable(command, frame, done))
+            self._admit_when(durable, command, frame)
         return follower
+
+    def signal(self, command_id: str, number: int, *, tree: bool) -> None:
+        """Signal a command; one that waits for consent is withdrawn. Raises RequestError."""
+        command = self.shelf.get(command_id)
+        if command.state == "awaiting_approval" and number in WITHDRAWING:
+            self._host.approvals.withdraw(command.approval)
+        else:
+            command.signal(number, tree=tree)
 
     def list(self, after: str | None, limit: int) -> tuple[list[CommandInfo], bool]:
         """Up to `limit` commands after the named one, oldest first, and whether there are more."""
@@ -378,7 +419,7 @@ class Session:
         if command.failure is not None and (command.state != "lost" or request.answer == "exited"):
             failure = command.failure
             raise RequestError(failure.code, failure.message, failure.hint, failure.rule)
-        if request.answer == "started" and command.state != "starting":
+        if request.answer == "started" and not command.unspawned:
             sink.send(Started(re=request.id, session=self.id, command=command.id, pid=command.pid))
         else:
             command.answer_later(Starter(sink, request.id, request.answer))
@@ -397,15 +438,135 @@ class Session:
         if self.shelf.count >= MOST_COMMANDS:
             raise RequestError("limit", f"session {self.id} has started {MOST_COMMANDS} commands", "open a new one")
 
-    def _judge(self, request: CommandStart, who: str, granted: Verdict | None) -> tuple[Verdict, Recorded]:
-        asked = self._asked(request)
-        verdict = granted or self.rules.policy.decide(asked)
+    def _add(self, request: CommandStart, body: bytes, granted: Verdict | None) -> Command:
+        number = self.shelf.count + 1
+        command = Command(
+            session_id=self.id,
+            number=number,
+            request=request,
+            body=body,
+            spool=self.shelf.home.spool(number),
+            keeper=self,
+            granted=granted,
+        )
+        self.shelf.add(command)
+        self._running += 1
+        return command
+
+    def _introduce(self, command: Command, request: CommandStart, sink: Sink) -> Follower | None:
+        """Have the sink told what becomes of the command."""
+        command.starters.append(Starter(sink, request.id, request.answer))
+        command.stdin_sink = sink
+        return command.follow(sink, 0, request.window) if request.window else None
+
+    def _start_slowly(
+        self,
+        request: CommandStart,
+        body: bytes,
+        sink: Sink,
+        who: str,
+        asked: CommandRequest,
+        verdict: Verdict | None,
+    ) -> Follower | None:
+        """Start a command whose verdict takes time, or a person. Until it is decided it is on no record."""
+        command = self._add(request, body, None)
+        self._deciding.add(command)
+        self._introduce(command, request, sink)
+        if verdict is None:
+            self._host.deciders.decide(
+                self.rules.policy, asked, lambda judged: self._decided(command, asked, judged, who)
+            )
+        else:
+            self._decided(command, asked, verdict, who)
+        return command.followers.get(sink)
+
+    def _decided(self, command: Command, asked: CommandRequest, verdict: Verdict, who: str) -> None:
+        if command not in self._deciding:
+            return  # its session ended meanwhile
+        self._deciding.discard(command)
+        request = command.request
+        try:
+            question = None
+            if verdict.outcome == "ask":
+                question = self._question(request, asked, verdict, who)
+                verdict = self._host.approvals.consent(self.id, question.digest, verdict)
+            recorded = self._put_decision(request, who, asked, verdict)
+            frame = launch_frame(HANDLES * command.number, request, verdict.argv, self._env, self._limits)
+            if question is not None and verdict.outcome == "ask":
+                self._host.approvals.ask(question, lambda row: self._answered(command, verdict.argv, row))
+            durable = self._host.ledger.start(self.id, command.id, command.number, self._row.generation, command.body)
+        except RequestError as error:
+            self._take_back(command, error, question)
+            return
+        if verdict.outcome == "deny":
+            command.deny(Failure(code="denied", message=verdict.reason, rule=verdict.rule))
+            return
+        self._recorded[command.id] = recorded
+        if verdict.outcome == "allow":
+            self._admit_when(durable, command, frame)
+        elif question is not None:
+            command.park(question.id, question.expires)
+            if command.killed:
+                self._host.approvals.withdraw(question.id)
+
+    def _take_back(self, command: Command, error: RequestError, question: ApprovalRow | None) -> None:
+        """It could not be put on record: whoever asked for it may ask again."""
+        self.shelf.take_back(command)
+        self._running -= 1
+        command.refuse(Failure(code=error.code, message=error.message, hint=error.hint))
+        if question is not None:
+            self._host.approvals.withdraw(question.id)
+        if self._running == 0:
+            self._host.on_calm()
+
+    def _question(self, request: CommandStart, asked: CommandRequest, verdict: Verdict, who: str) -> ApprovalRow:
+        policy = self.rules.policy.digest
+        try:
+            body = encode(request.model_copy(update={"env": asked.env}))
+        except LocalProtocolError as error:
+            raise RequestError("limit", "it is too large to be put to a person for consent", "use a file") from error
+        now = time.time()
+        return ApprovalRow(
+            id=secrets.token_hex(4),
+            session=self.id,
+            command=request.command,
+            digest=consent_digest(request, asked.env, policy),
+            policy=policy,
+            rule=verdict.rule,
+            reason=verdict.reason,
+            profile=self.rules.profile,
+            who=who,
+            request=body,
+            asked=now,
+            expires=now + self._host.approvals.seconds,
+            state="pending",
+            answered=None,
+            approver="",
+            scope="",
+            times_left=0,
+            until=None,
+            note="",
+        )
+
+    def _answered(self, command: Command, argv: tuple[str, ...], row: ApprovalRow) -> None:
+        if command.state != "awaiting_approval" or command.end is not None:
+            return
+        if row.state != "allowed":
+            self._recorded.pop(command.id, None)
+            command.deny(Failure(code="denied", message=denial(row), rule=row.rule))
+            return
+        command.release()
+        self.touch()
+        frame = launch_frame(HANDLES * command.number, command.request, argv, self._env, self._limits)
+        self._admit_when(self._host.ledger.durable(), command, frame)
+
+    def _put_decision(self, request: CommandStart, who: str, asked: CommandRequest, verdict: Verdict) -> Recorded:
         subject = Subject(self.id, request.command, self.rules.profile, self.rules.policy.digest, who)
         try:
             digest = self._host.audit.decision(subject, asked, verdict)
         except AuditError as error:
             raise RequestError("unavailable", f"nothing may run that is not on record: {error}") from error
-        return verdict, Recorded(subject, digest)
+        return Recorded(subject, digest)
 
     def _asked(self, request: CommandStart) -> CommandRequest:
         return CommandRequest(
@@ -415,14 +576,27 @@ class Session:
             cwd=request.cwd,
         )
 
-    def _expect(self, command: Command) -> None:
-        """A command of an earlier life that has not ended: the guest has it, or has never been sent it."""
+    def _expect(self, command: Command, question: ApprovalRow | None) -> None:
+        """A command of an earlier life that has not ended: the guest has it, or has never been sent it, or somebody
+        was asked whether it may run.
+        """
         asked = self._asked(command.request)
         verdict = command.granted or self.rules.policy.decide(asked)
         subject = Subject(self.id, command.id, self.rules.profile, self.rules.policy.digest, DAEMON)
         self._recorded[command.id] = Recorded(subject, audit_digest(asked))
-        frame = None
-        if verdict.outcome == "allow":
+        frame, allowed = None, verdict.outcome == "allow"
+        if question is not None:
+            allowed = verdict.outcome == "ask" and question.policy == self.rules.policy.digest
+            if question.state == "pending" and allowed:
+                command.park(question.id, question.expires)
+                self._host.approvals.resume(question, lambda row: self._answered(command, verdict.argv, row))
+                return
+            if question.state != "allowed":
+                self._recorded.pop(command.id)
+                why = "the policy changed while it waited for consent" if not allowed else denial(question)
+                command.deny(Failure(code="denied", message=why, hint="send it again", rule=question.rule))
+                return
+        if allowed:
             frame = launch_frame(HANDLES * command.number, command.request, verdict.argv, self._env, self._limits)
             self._offer_sh(command, frame)
         self._await(command, frame)
@@ -441,6 +615,13 @@ class Session:
         else:
             self._host.admission.submit(lambda slot: self._launch(command, frame, slot))
 
+    def _admit_when(self, durable: asyncio.Future[None] | None, command: Command, frame: wire.Start) -> None:
+        """Admit it once it is on the disk, if it has to be."""
+        if durable is None:
+            self._admit(command, frame)
+        else:
+            durable.add_done_callback(lambda done: self._admit_durable(command, frame, done))
+
     def _admit_durable(self, command: Command, frame: wire.Start, done: asyncio.Future[None]) -> None:
         if done.cancelled() or done.exception() is not None:
             command.lose(Failure(code="unavailable", message="its start could not be put on the disk; it did not run"))
@@ -457,7 +638,9 @@ class Session:
         command.launch(self.sandbox.link, frame, sent=sent)
 
     def _offer_sh(self, command: Command, frame: wire.Start) -> None:
-        if frame.argv[0] == b"bash" and command.request.text is not None and self.rules.try_sh:
+        request = command.request
+        may_be_sh = request.text is not None or (request.pty is not None and request.argv == ["bash"])
+        if frame.argv[0] == b"bash" and may_be_sh and self.rules.try_sh:
             with_sh = replace(frame, command=frame.command + 1, argv=(b"sh", *frame.argv[1:]))
             command.substitute = lambda again: self._admit(again, with_sh)
 

@@ -69,6 +69,10 @@ class Shelf:
         self.count = command.number
         self._present[command.id] = command
 
+    def take_back(self, command: Command) -> None:
+        """It was never begun, and is not on record."""
+        del self._present[command.id]
+
     def get(self, command_id: str) -> Command:
         """A command by its id, however long ago it ended. Raises RequestError `not_found`."""
         command = self._present.get(command_id) or self._recall(command_id)

@@ -102,4 +102,5 @@ def session_info(
         epoch=epoch,
         pooled=row.pooled,
         kernel=row.kernel or None,
+        policy=row.policy or None,
     )

@@ -8,15 +8,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import structlog
 from sessiond_protocol import limits
 from sessiond_protocol.codec import decode_client, encode
 from sessiond_protocol.errors import InvalidMessageError, MalformedFrameError
 from sessiond_protocol.messages import (
+    MAX_INTEGER,
     PROTOCOL_VERSION,
     Ack,
+    ApprovalAnswer,
+    ApprovalList,
+    ApprovalShow,
+    ApprovalWatch,
+    ApproverEnter,
     CommandCloseStdin,
     CommandFollow,
     CommandList,
@@ -32,7 +38,10 @@ from sessiond_protocol.messages import (
     Message,
     Ok,
     Ping,
+    PolicyReload,
     Pong,
+    Record,
+    Recorded,
     ServerLimits,
     SessionAttach,
     SessionClose,
@@ -51,7 +60,9 @@ from sessiond.policy.decide import Verdict
 from sessiond.runtime.command import Command
 from sessiond.runtime.follower import Follower
 from sessiond.runtime.manager import SessionManager
+from sessiond.runtime.session import Session
 from sessiond.runtime.tools import as_command
+from sessiond.server.approver import ApproverDesk, ApproverMessage
 from sessiond.version import VERSION
 
 if TYPE_CHECKING:
@@ -70,12 +81,18 @@ MOST_REASON = 2048
 CAPABILITIES: list[str] = []
 """Names of what this server can do beyond version 1's core."""
 
+_Change = CommandStdin | CommandCloseStdin | CommandSignal | CommandResize | CommandFollow
+"""What changes a command: of `command.follow` the part that takes its standard input over."""
+
 
 class ClientConnection:
     """A client that came through the door."""
 
-    def __init__(self, manager: SessionManager, socket: WebSocketConnection) -> None:
+    def __init__(self, manager: SessionManager, desk: ApproverDesk, socket: WebSocketConnection) -> None:
         self._manager = manager
+        self._desk = desk
+        self._role: Literal["client", "approver"] | None = None
+        """Who it has shown to be: one that uses sessions, or an approver, which must not be the same."""
         self._socket = socket
         self._greeted = False
         self._closed = False
@@ -104,6 +121,13 @@ class ClientConnection:
             CommandResize: self._command_resize,
             CommandWait: self._command_wait,
             CommandList: self._command_list,
+            Record: self._record,
+            ApproverEnter: self._approver_enter,
+            ApprovalList: self._approve,
+            ApprovalShow: self._approve,
+            ApprovalAnswer: self._approve,
+            ApprovalWatch: self._approve,
+            PolicyReload: self._approve,
             Ack: self._ack,
             Ping: self._ping,
         }
@@ -160,6 +184,7 @@ class ClientConnection:
     def closed(self) -> None:
         """The client is gone. Its sessions do not care."""
         self._closed = True
+        self._desk.leave(self)
         for follower in tuple(self._followers.values()):
             follower.command.unfollow(self)
         for session_id in self._attached:
@@ -207,6 +232,7 @@ class ClientConnection:
         )
 
     def _session_open(self, message: SessionOpen) -> None:
+        self._become("client")
         if len(self._opens) >= MOST_OPENS:
             raise RequestError("limit", f"{MOST_OPENS} sessions are being opened on this connection", "wait for them")
         task = asyncio.create_task(self._open(message, self._body))
@@ -228,6 +254,8 @@ class ClientConnection:
         self._socket.flush()  # a turn of the loop sooner than it would by itself
 
     def _session_attach(self, message: SessionAttach) -> None:
+        if message.mode == "writer":
+            self._become("client")
         session = self._manager.get(message.session)
         session.attach(self, writer=message.mode == "writer", epoch=message.epoch)
         self._attached.add(session.id)
@@ -242,6 +270,7 @@ class ClientConnection:
         self.send(Ok(re=message.id))
 
     def _session_close(self, message: SessionClose) -> None:
+        self._become("client")
         session = self._manager.find(message.session)
         if session is not None:
             session.check_writer(self)
@@ -260,6 +289,7 @@ class ClientConnection:
         self._command_start(command, verdict)
 
     def _command_start(self, message: CommandStart, verdict: Verdict | None = None) -> None:
+        self._become("client")
         session = self._manager.get(message.session)
         session.check_writer(self)
         if message.window > self._window:
@@ -279,22 +309,37 @@ class ClientConnection:
             return
         if message.offset > command.spool.end and command.state == "exited":
             raise RequestError("invalid", f"command {command.id} has {command.spool.end} bytes of output so far")
+        if message.stdin:
+            self._command_to_change(message).take_stdin(self, lambda: self._follow(command, message))
+        else:
+            self._follow(command, message)
+
+    def _follow(self, command: Command, message: CommandFollow) -> None:
+        if self._closed:
+            command.unfollow(self)
+            return
         self.send(CommandReply(re=message.id, command=command.info()))
-        follower = self._followers[key] = command.follow(self, message.offset, min(message.window, self._window))
+        if message.stdin:
+            command.tell_stdin(MAX_INTEGER)
+        follower = command.follow(self, message.offset, min(message.window, self._window))
+        self._followers[message.session, message.command] = follower
         follower.pump()
 
     def _command_stdin(self, message: CommandStdin) -> None:
         command = self._command_to_change(message)
+        command.check_stdin(self)
         command.write(message.offset, message.data)
         if command.stdin_sink is not self:
             command.stdin_sink = self
             command.tell_stdin(message.offset + len(message.data))
 
     def _command_close_stdin(self, message: CommandCloseStdin) -> None:
-        self._command_to_change(message).close_stdin(message.offset)
+        command = self._command_to_change(message)
+        command.check_stdin(self)
+        command.close_stdin(message.offset)
 
     def _command_signal(self, message: CommandSignal) -> None:
-        self._command_to_change(message).signal(message.signal, tree=message.scope == "tree")
+        self._session_to_change(message).signal(message.command, message.signal, tree=message.scope == "tree")
         self.send(Ok(re=message.id))
 
     def _command_resize(self, message: CommandResize) -> None:
@@ -322,6 +367,19 @@ class ClientConnection:
         found, more = self._manager.commands(message.session, message.after, message.limit)
         self.send(CommandsReply(re=message.id, commands=found, more=more))
 
+    def _record(self, message: Record) -> None:
+        self.send(Recorded(re=message.id, body=self._manager.recorded(message.session, message.command)))
+
+    def _approver_enter(self, message: ApproverEnter) -> None:
+        self._desk.check(message.token, self._socket.who)
+        self._become("approver")
+        self.send(Ok(re=message.id))
+
+    def _approve(self, message: ApproverMessage) -> None:
+        if self._role != "approver":
+            raise RequestError("unauthorized", "only an approver may do this", "enter with the approver's token first")
+        self._desk.handle(message, self, self._socket.who, lambda error: self._refuse(message, error))
+
     def _ack(self, message: Ack) -> None:
         follower = self._followers.get((message.session, message.command))
         if follower is not None:  # an acknowledgement may cross the end
@@ -337,11 +395,23 @@ class ClientConnection:
     def _command(self, message: CommandFollow | CommandWait) -> Command:
         return self._manager.command(message.session, message.command)
 
-    def _command_to_change(self, message: CommandStdin | CommandCloseStdin | CommandSignal | CommandResize) -> Command:
+    def _command_to_change(self, message: _Change) -> Command:
+        return self._session_to_change(message).shelf.get(message.command)
+
+    def _session_to_change(self, message: _Change) -> Session:
+        self._become("client")
         session = self._manager.get(message.session)
         session.check_writer(self)
         session.touch()
-        return session.shelf.get(message.command)
+        return session
+
+    def _become(self, role: Literal["client", "approver"]) -> None:
+        """Take a role, for as long as the connection lives. Raises RequestError when it has the other one."""
+        if self._role not in (None, role):
+            raise RequestError(
+                "unauthorized", "a connection either uses sessions or approves commands", "use another connection"
+            )
+        self._role = role
 
     def _refuse(self, message: Any, error: RequestError) -> None:
         self.send(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import os
 import secrets
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
@@ -17,11 +18,10 @@ import structlog
 from sessiond.audit.files import NAME as AUDIT_NAME
 from sessiond.audit.log import AuditError, AuditLog
 from sessiond.audit.record import DAEMON, Subject
-from sessiond.core.errors import SessiondError
+from sessiond.core.errors import RequestError, SessiondError
 from sessiond.core.pool import PoolPolicy
-from sessiond.engine.port import Engine, SandboxSpec
+from sessiond.engine.port import Engine, EngineError, SandboxSpec
 from sessiond.engine.select import open_engine
-from sessiond.policy.decide import Policy
 from sessiond.policy.kernel import KernelRules
 from sessiond.runtime.admission import Admission, default_slots
 from sessiond.runtime.manager import SessionManager
@@ -31,15 +31,19 @@ from sessiond.runtime.recovery import Found, erase, recover
 from sessiond.runtime.sandbox import Sandbox
 from sessiond.runtime.terms import OpenProfile, SessionRules
 from sessiond.runtime.tools import ALL_TOOLS
+from sessiond.runtime.volume import Volume
 from sessiond.server.app import make_app
+from sessiond.server.approver import ApproverDesk, approver_token
 from sessiond.server.connection import ClientConnection
 from sessiond.server.door import Door
 from sessiond.server.listener import Listener, Pending, listen
+from sessiond.server.policies import Policies, open_policy
 from sessiond.server.websocket import WebSocketConnection
 from sessiond.settings import Profile, Settings
 from sessiond.store.records import SessionRow
 from sessiond.store.store import Store
 from sessiond.version import VERSION
+from sessiond.workspace.volumes import Volumes
 
 log = structlog.get_logger()
 
@@ -57,8 +61,10 @@ class StateError(SessiondError):
 class Daemon:
     """One daemon on one state directory."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, load: Callable[[], Settings] | None = None) -> None:
+        """`load` reads the settings again, for a reload of their policies; without it they stay as they are."""
         self._settings = settings
+        self._load = load or (lambda: settings)
         self._state = settings.daemon.state
         self._lock: int | None = None
         self._engines: dict[str, Engine] = {}
@@ -68,8 +74,10 @@ class Daemon:
         self._stop = asyncio.Event()
         self._audit: AuditLog | None = None
         self._store: Store | None = None
+        self._volumes = Volumes(self._state / "volumes", self._volume_exceeded)
         self._eraser: asyncio.Task[None] | None = None
         self._manager: SessionManager | None = None
+        self._reloads: set[asyncio.Task[None]] = set()
 
     async def run(self, ready: Callable[[list[str]], None]) -> None:
         """Serve until SIGTERM or SIGINT. `ready` is called with the addresses once clients may come.
@@ -119,14 +127,37 @@ class Daemon:
             spools=self._state / "spools",
             most=self._settings.daemon.max_sessions,
             retention=self._settings.daemon.retention,
+            approval_seconds=self._settings.daemon.approval_timeout,
         )
+        policies = Policies(profiles, audit, self._settings, self._load)
+        desk = ApproverDesk(approver_token(self._state), manager.approvals, policies)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._hang_up, audit, policies)
+        volumes = await self._orphan_volumes(store.sessions())
         orphans = await recover(manager, store.sessions(), self._engines.values(), partial(self._hold, profiles))
-        await self._listen(manager)
-        self._eraser = asyncio.create_task(self._begin(manager, orphans))
+        await self._listen(manager, desk)
+        self._eraser = asyncio.create_task(self._begin(manager, orphans, volumes))
 
-    async def _begin(self, manager: SessionManager, orphans: list[Found]) -> None:
+    async def _orphan_volumes(self, rows: Iterable[SessionRow]) -> list[str]:
+        """Volumes of an earlier life that belong to no session. Where no profile has volumes, none are looked for."""
+        if all(profile.workspace.kind != "volume" for profile in self._settings.profiles.values()):
+            return []
+        choice = await self._volumes.open()
+        log.info("volumes", quota=choice.quota, hard=choice.hard, passed_over=choice.passed_over)
+        living = {row.workspace for row in rows if row.ended is None}
+        return [name for name in await self._volumes.list() if name not in living]
+
+    def _volume_exceeded(self, name: str, used: int) -> None:
+        if self._manager is not None:
+            self._manager.volume_exceeded(name, used)
+
+    async def _begin(self, manager: SessionManager, orphans: list[Found], volumes: list[str]) -> None:
         """Fill the pools, once what is left of an earlier life's pools is gone: the two together would be too many."""
         await erase(orphans)
+        for volume in volumes:
+            try:
+                await self._volumes.remove(volume)
+            except EngineError as error:
+                log.warning("volume not removed", volume=volume, error=str(error))
         if not self._stop.is_set():
             manager.start()
 
@@ -136,17 +167,25 @@ class Daemon:
         if profile is None:
             return None
         settings = self._settings.profiles[row.profile]
-        return make_sandbox(profile.engine, row.profile, settings, self._outbox, row.sandbox)
+        return self._make_sandbox(profile.engine, row.profile, settings, row.sandbox, row.workspace)
+
+    def _make_sandbox(self, engine: Engine, name: str, profile: Profile, sandbox_id: str, volume: str) -> Sandbox:
+        """A sandbox of a profile, not launched yet; `volume` is a session's already, or empty."""
+        limits = profile.limits.to_limits()
+        spec = SandboxSpec(id=sandbox_id, profile=name, image=profile.image, limits=limits, exec_in=profile.kernel.exec)
+        workspace = None
+        if profile.workspace.kind == "volume":
+            workspace = Volume(self._volumes, volume or sandbox_id, limits.workspace_bytes, new=not volume)
+        return Sandbox(engine, spec, self._outbox, workspace)
 
     async def _open_profile(self, name: str, profile: Profile, instance: str) -> OpenProfile:
         engine = await self._engine(profile.engine or self._settings.daemon.engine, instance)
         limits = profile.limits.to_limits()
+        policy = open_policy(name, profile, self._settings)
         rules = SessionRules(
             profile=name,
             engine=engine.name,
-            policy=Policy.from_settings(
-                name, profile.policy, "sh" if profile.shell == "sh" else "bash", self._settings.policies
-            ),
+            policy=policy,
             limits=limits,
             commands=profile.commands,
             command_bytes=profile.output.command_bytes,
@@ -155,7 +194,7 @@ class Daemon:
             env=profile.env,
             try_sh=profile.shell == "auto",
             replace=profile.on_loss == "replace",
-            kernel=KernelRules.from_settings(profile.kernel, tools=profile.files or profile.tunnels),
+            kernel=KernelRules.from_settings(profile.kernel, policy),
             tools=frozenset(tool for tool in ALL_TOOLS if getattr(profile, tool)),
         )
         wanted = profile.pool
@@ -168,8 +207,9 @@ class Daemon:
                 max_age=wanted.max_age,
                 waiters=wanted.waiters,
             ),
-            make=partial(make_sandbox, engine, name, profile, self._outbox),
+            make=partial(self._make_sandbox, engine, name, profile),
             prepare=partial(engine.prepare, profile.image),
+            erase_volume=self._volumes.remove,
             wait_seconds=wanted.wait,
             health_interval=wanted.health_interval,
         )
@@ -199,14 +239,14 @@ class Daemon:
             self._engines[name] = engine
         return self._engines[name]
 
-    async def _listen(self, manager: SessionManager) -> None:
+    async def _listen(self, manager: SessionManager, desk: ApproverDesk) -> None:
         daemon = self._settings.daemon
         pending = Pending(daemon.max_pending_connections, daemon.open_timeout)
 
         def websocket(door: Door) -> WebSocketConnection:
             return WebSocketConnection(
                 door,
-                partial(ClientConnection, manager),
+                partial(ClientConnection, manager, desk),
                 self._connections,
                 self._outbox,
                 most_connections=daemon.max_connections,
@@ -224,6 +264,17 @@ class Daemon:
             audit.reopen()
         except AuditError as error:
             log.error("the audit log was not rotated", error=str(error))
+
+    def _hang_up(self, audit: AuditLog, policies: Policies) -> None:
+        """SIGHUP: go on with a new file of the audit log, and reload the policy."""
+        self._reopen_audit(audit)
+        task = asyncio.create_task(self._reload(policies))
+        self._reloads.add(task)
+        task.add_done_callback(self._reloads.discard)
+
+    async def _reload(self, policies: Policies) -> None:
+        with contextlib.suppress(RequestError):  # it is in the log, and on the audit log
+            await policies.reload(DAEMON)
 
     # --- stop -------------------------------------------------------------------------------------------------------
 
@@ -258,6 +309,7 @@ class Daemon:
                 log.info("sessions are kept for the next start", sessions=self._manager.count)
         for connection in tuple(self._connections):
             connection.close(1001, "the daemon stops")
+        await self._volumes.close()
         for engine in self._engines.values():
             await engine.close()
         self._outbox.tidy()
@@ -273,18 +325,6 @@ class Daemon:
         if self._lock is not None:
             os.close(self._lock)
         log.info("sessiond has stopped")
-
-
-def make_sandbox(engine: Engine, name: str, profile: Profile, outbox: Outbox, sandbox_id: str) -> Sandbox:
-    """A sandbox of a profile, not launched yet."""
-    spec = SandboxSpec(
-        id=sandbox_id,
-        profile=name,
-        image=profile.image,
-        limits=profile.limits.to_limits(),
-        exec_in=profile.kernel.exec,
-    )
-    return Sandbox(engine, spec, outbox)
 
 
 def lock_state(state: Path) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ def serve(config: Path | None, overrides: dict[str, Any]) -> int:
         return 2
     configure(settings.daemon.log_level, settings.daemon.log_format)
     try:
-        asyncio.run(Daemon(settings).run(announce))
+        asyncio.run(Daemon(settings, partial(load, config, overrides)).run(announce))
     except (SessiondError, EngineError, AuditError, PolicyError) as error:
         print(f"sessiond: {error}", file=sys.stderr)
         return 1

@@ -91,6 +91,8 @@ class WebSocketConnection(asyncio.Protocol):
         self._keepalive: asyncio.TimerHandle | None = None
         self._flushing = False
         self._ending = False
+        self._deaf = False
+        """Whether we have ended it: what comes now does not count. What came before the client's own goodbye does."""
         self.writable = True
         self.who = ""
         """The peer, as the audit log says it."""
@@ -108,6 +110,7 @@ class WebSocketConnection(asyncio.Protocol):
 
     def close(self, code: int, reason: str) -> None:
         """Say goodbye; the transport ends when the client answers, or after `CLOSE_SECONDS`."""
+        self._deaf = True
         if self._protocol.state is State.OPEN:
             self._protocol.send_close(code, reason[:120])
             self.flush()
@@ -211,7 +214,7 @@ class WebSocketConnection(asyncio.Protocol):
             self._message(whole)
 
     def _message(self, data: bytes) -> None:
-        if self._conversation is None or self._protocol.state is not State.OPEN:
+        if self._conversation is None or self._deaf:
             return
         if self._opening is not None:
             self._opening.cancel()
@@ -222,6 +225,7 @@ class WebSocketConnection(asyncio.Protocol):
             self._fail(error.close_code, str(error))
 
     def _fail(self, code: int, reason: str) -> None:
+        self._deaf = True
         log.warning("connection closed", door=self._door.name, code=int(code), reason=reason)
         self._fragments.clear()
         if self._protocol.state is State.OPEN:

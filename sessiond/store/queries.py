@@ -7,8 +7,8 @@ import sqlite3
 from dataclasses import fields
 from typing import Any
 
-from sessiond.store.changes import SESSION_COLUMNS
-from sessiond.store.records import CommandRow, SessionRow
+from sessiond.store.changes import APPROVAL_COLUMNS, SESSION_COLUMNS
+from sessiond.store.records import ApprovalRow, CommandRow, SessionRow
 
 COMMAND_COLUMNS = tuple(field.name for field in fields(CommandRow))
 KNOWN_PAGE = 1000
@@ -16,6 +16,7 @@ KNOWN_PAGE = 1000
 
 _SESSIONS = f"SELECT {', '.join(SESSION_COLUMNS)} FROM sessions"  # noqa: S608  # names of fields
 _COMMANDS = f"SELECT {', '.join(COMMAND_COLUMNS)} FROM commands WHERE session = ?"  # noqa: S608
+_APPROVALS = f"SELECT {', '.join(APPROVAL_COLUMNS)} FROM approvals"  # noqa: S608
 _BEHIND = "(number, id) > (SELECT number, id FROM commands WHERE session = ? AND id = ?)"
 
 
@@ -51,6 +52,17 @@ def commands(connection: sqlite3.Connection, of: str, after: str | None, limit: 
             (of, of, after, limit),
         )
     return [_command(row) for row in rows]
+
+
+def approvals(connection: sqlite3.Connection, of: str) -> list[ApprovalRow]:
+    """Those of a session, in the order in which they were first recorded."""
+    return [ApprovalRow(*row) for row in connection.execute(f"{_APPROVALS} WHERE session = ? ORDER BY rowid", (of,))]
+
+
+def approval(connection: sqlite3.Connection, identity: str) -> ApprovalRow | None:
+    """One, when it is known."""
+    row = connection.execute(f"{_APPROVALS} WHERE id = ?", (identity,)).fetchone()
+    return None if row is None else ApprovalRow(*row)
 
 
 def known(connection: sqlite3.Connection, of: str, after: tuple[int, str] | None) -> list[tuple[int, str]]:

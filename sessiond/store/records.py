@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Literal
 
 
 class Kind(IntEnum):
@@ -14,6 +15,7 @@ class Kind(IntEnum):
     ENDED = 3
     SETTLED = 4
     FORGOTTEN = 5
+    APPROVAL = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,8 @@ class SessionRow:
     ended: float | None
     reason: str
     """Why it ended, "" while it lives."""
+    policy: str = ""
+    """Digest of the policy that it is bound to; "" in what was recorded before there was this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,3 +75,42 @@ class CommandRow:
     """Offset just behind its last byte; 0 while it runs."""
     settled: bool
     """Whether nothing more can come of it."""
+
+
+ApprovalState = Literal["pending", "allowed", "denied", "expired", "withdrawn"]
+
+
+@dataclass(frozen=True, slots=True)
+class ApprovalRow:
+    """A command that needs a person's consent, and what became of it. Times are as in SessionRow."""
+
+    id: str
+    session: str
+    command: str
+    digest: str
+    """SHA-256 (hex) of all that would run: what a consent is bound to."""
+    policy: str
+    """Digest of the policy that asks."""
+    rule: str
+    reason: str
+    """Why it asks."""
+    profile: str
+    """Of the session."""
+    who: str
+    """Who wants the command, as the audit log says it."""
+    request: bytes
+    """The msgpack frame of a `command.start` whose environment is all that the client sets."""
+    asked: float
+    expires: float
+    state: ApprovalState
+    answered: float | None
+    approver: str
+    """Who answered, as the audit log says it; "" while nobody has."""
+    scope: str
+    """How far a consent goes: `once`, `times`, `until`, `session`, `rule`; "" without one."""
+    times_left: int
+    """With `times`: how many more equal commands it allows."""
+    until: float | None
+    """With `until`: when it ends."""
+    note: str
+    """What who answered said."""

@@ -32,6 +32,17 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX commands_by_number ON commands (session, number, id)",
         "CREATE INDEX commands_unsettled ON commands (session, number) WHERE settled = 0",
     ),
+    (
+        "ALTER TABLE sessions ADD COLUMN policy TEXT NOT NULL DEFAULT ''",
+        """CREATE TABLE approvals (
+            id TEXT PRIMARY KEY, session TEXT NOT NULL, command TEXT NOT NULL, digest TEXT NOT NULL,
+            policy TEXT NOT NULL, rule TEXT NOT NULL, reason TEXT NOT NULL, profile TEXT NOT NULL, who TEXT NOT NULL,
+            request BLOB NOT NULL,
+            asked REAL NOT NULL, expires REAL NOT NULL, state TEXT NOT NULL, answered REAL, approver TEXT NOT NULL,
+            scope TEXT NOT NULL, times_left INTEGER NOT NULL, until REAL, note TEXT NOT NULL
+        )""",
+        "CREATE INDEX approvals_of_session ON approvals (session)",
+    ),
 )
 """The statements that lead from schema version 0, 1, ... to the next. Append only: databases with each exist."""
 

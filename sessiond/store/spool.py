@@ -124,8 +124,8 @@ class Spool:
 
     __slots__ = (
         "_chunks",
-        "_directory",
         "_home",
+        "_number",
         "_offsets",
         "_segments",
         "_streams",
@@ -138,7 +138,7 @@ class Spool:
 
     def __init__(self, home: SpoolHome, number: int) -> None:
         self._home = home
-        self._directory = home.directory / str(number)
+        self._number = number
         self.start = 0
         self.end = 0
         self.stored = 0
@@ -153,6 +153,10 @@ class Spool:
         """Changes of stream of what is in files."""
         self._unsaved = 0
         """Changes that `streams` does not have yet, counted from the end."""
+
+    @property
+    def _directory(self) -> Path:
+        return self._home.directory / str(self._number)
 
     # --- writing ----------------------------------------------------------------------------------------------------
 
@@ -170,7 +174,7 @@ class Spool:
 
     def store(self, *, all: bool = False) -> None:
         """Move what is in memory to files if it is much, or `all` of it. A failure is in `error` afterwards."""
-        if not self._chunks or (not all and self.end - self._chunks[0].offset <= INLINE_BYTES):
+        if self.stored == self.end or (not all and self.end - self._chunks[0].offset <= INLINE_BYTES):
             return
         try:
             self._write()
@@ -192,7 +196,7 @@ class Spool:
 
     def recorded(self) -> None:
         """What `inline` gave is in the journal."""
-        self.stored = self.end
+        self.stored, self.error = self.end, None
 
     @property
     def full(self) -> bool:
@@ -222,13 +226,10 @@ class Spool:
         self._drop(self.end)
         self.stored = self.end
 
-    def synchronise(self) -> None:
-        """Put its files on the disk. Raises OSError."""
-        for path in (self._segment(start) for start in self._segments):
-            _fsync(path)
-        if self._segments:
-            _fsync(self._directory / STREAMS_FILE)
-            _fsync(self._directory)
+    def files(self) -> list[Path]:
+        """What holds its output, to be put on the disk with `synchronise`."""
+        segments = [self._segment(start) for start in self._segments]
+        return [*segments, self._directory / STREAMS_FILE, self._directory] if segments else []
 
     # --- reading ----------------------------------------------------------------------------------------------------
 
@@ -334,9 +335,14 @@ class Spool:
         return self._directory / f"{start:016x}"
 
 
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def synchronise(paths: list[Path]) -> None:
+    """Put files on the disk, for any thread. One that is gone was forgotten meanwhile. Raises OSError."""
+    for path in paths:
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

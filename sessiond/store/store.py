@@ -18,10 +18,10 @@ import structlog
 from msgpack import Packer  # type: ignore[import-untyped]
 
 from sessiond.store import queries, schema
-from sessiond.store.changes import SESSION_COLUMNS
+from sessiond.store.changes import APPROVAL_COLUMNS, SESSION_COLUMNS
 from sessiond.store.errors import StoreError, StoreVersionError
 from sessiond.store.journal import Journal
-from sessiond.store.records import CommandRow, Kind, SessionRow
+from sessiond.store.records import ApprovalRow, CommandRow, Kind, SessionRow
 from sessiond.store.syncer import Syncer
 from sessiond.store.writer import Writer
 
@@ -34,11 +34,12 @@ CLOSE_SECONDS = 10.0
 QUEUED_SESSIONS = 1024
 """So many sessions are remembered as waiting for the database before those that do not wait any more are forgotten."""
 
-SESSION, STARTED, ENDED, SETTLED, FORGOTTEN = map(int, Kind)
+SESSION, STARTED, ENDED, SETTLED, FORGOTTEN, APPROVAL = map(int, Kind)
 
 T = TypeVar("T")
 log = structlog.get_logger()
 _session_values = attrgetter(*SESSION_COLUMNS)
+_approval_values = attrgetter(*APPROVAL_COLUMNS)
 
 
 class Store:
@@ -50,9 +51,10 @@ class Store:
 
     def __init__(self, directory: Path, *, durability: Literal["process", "power"] = "process") -> None:
         self._directory = directory
-        self._power = durability == "power"
-        self._journal = Journal(directory / "journal", power=self._power)
-        self._syncer = Syncer(self._journal) if self._power else None
+        self.power = durability == "power"
+        """Whether what is recorded has to survive the machine."""
+        self._journal = Journal(directory / "journal", power=self.power)
+        self._syncer = Syncer(self._journal) if self.power else None
         self._writer: Writer | None = None
         self._connections: list[sqlite3.Connection] = []
         self._queued: dict[str, int] = {}
@@ -68,7 +70,7 @@ class Store:
         path = self._directory / "store.sqlite"
         try:
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._connections = [schema.connect(path, power=self._power) for _ in range(2)]
+            self._connections = [schema.connect(path, power=self.power) for _ in range(2)]
             schema.migrate(self._connections[0], path, schema.MIGRATIONS)
             self._journal.open()
             self._writer = Writer(self._journal, self._connections[0])
@@ -129,8 +131,12 @@ class Store:
         """Record that nothing more can come of a command. Recorded again, the first record stays."""
         self._append(session, (SETTLED, session, command, output, output_end))
 
+    def approval(self, row: ApprovalRow) -> None:
+        """Record a question to an approver that is new, or what became of it."""
+        self._append(row.session, (APPROVAL, *_approval_values(row)))
+
     def forget(self, session: str) -> None:
-        """Erase a session and its commands."""
+        """Erase a session, its commands and approvals."""
         self._append(session, (FORGOTTEN, session))
 
     def durable(self) -> asyncio.Future[None] | None:
@@ -179,6 +185,14 @@ class Store:
     def commands(self, session: str, after: str | None, limit: int) -> list[CommandRow]:
         """At most `limit` commands by number, behind the command `after`; none when that is not known."""
         return self._of(session, lambda connection: queries.commands(connection, session, after, limit))
+
+    def approvals(self, session: str) -> list[ApprovalRow]:
+        """The questions to approvers about a session's commands, oldest first."""
+        return self._of(session, lambda connection: queries.approvals(connection, session))
+
+    def find_approval(self, approval: str) -> ApprovalRow | None:
+        """One question to an approver, when it is kept."""
+        return self._read(self._journal.last, lambda connection: queries.approval(connection, approval))
 
     def known(self, session: str) -> Iterator[tuple[int, str]]:
         """Number and id of every command, by number."""

@@ -16,7 +16,7 @@ from sessiond.store.errors import StoreError
 from sessiond.store.journal import Journal
 from sessiond.store.reader import Reader
 
-COMMIT_SECONDS = 0.1
+COMMIT_SECONDS = 0.25
 """A record waits no longer for others to share its commit."""
 COMMIT_RECORDS = 1000
 """As many share a commit at most."""

@@ -8,6 +8,7 @@ import pytest
 
 from sessiond.bench.figures import PROMISES, Figures, Machine, Promise, rows
 from sessiond.bench.measure import Samples, slow_end, summary
+from sessiond.bench.parts import Parts
 from tests.bench.__main__ import broken, table
 
 MACHINE = Machine(cpus=2, kernel="6", engine="docker", engine_version="20", image="i", load=0.0)
@@ -46,6 +47,8 @@ def samples(**others: Any) -> Samples:
         "open": [2.0],
         "cold": [200.0],
         "stdout": [400.0],
+        "echo": [0.3, 0.3, 2.0],
+        "local_echo": [0.02],
         "rates": {1: [800.0]},
         "loads": {1: [1.0]},
     }
@@ -53,13 +56,14 @@ def samples(**others: Any) -> Samples:
 
 
 def figures(**others: Any) -> Figures:
-    return summary(samples(**others), MACHINE, 90, 70.0, 1.0)
+    return summary(samples(**others), MACHINE, Parts(80.0, 0.6, 3.1, 15.0, 1.2), 90, 70.0, 1.0)
 
 
 def test_ratios_are_those_of_medians() -> None:
     found = figures()
     assert (found.file_read_1k_ms, found.docker_cp_ms, found.docker_cp_over_file_read) == (1.25, 25.0, 20.0)
     assert (found.exec_over_floor, found.docker_exec_over_exec, found.cold_over_open) == (2.0, 50.0, 100.0)
+    assert found.pty_echo_over_local == 15.0
 
 
 def test_an_engine_without_docker_has_no_docker_figures() -> None:

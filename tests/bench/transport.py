@@ -6,6 +6,8 @@ Run as `python -m tests.bench.transport`. Figures go to ARCHITECTURE.md.
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import statistics
 import tempfile
 import time
@@ -21,13 +23,7 @@ from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 from websockets.asyncio.server import ServerConnection, serve
 
-from sessiond.audit.log import AuditLog
-from sessiond.runtime.admission import Admission
-from sessiond.runtime.manager import SessionManager
-from sessiond.server.app import make_app
-from sessiond.server.connection import ClientConnection
-from sessiond.server.listener import Pending, listen
-from sessiond.server.websocket import WebSocketConnection
+from sessiond.server.daemon import Daemon
 from sessiond.settings import load
 
 ROUNDS, PINGS = 20, 500
@@ -87,27 +83,24 @@ async def with_asgi(path: Path) -> Callable[[], Awaitable[None]]:
 
 
 async def with_ours(path: Path) -> Callable[[], Awaitable[None]]:
-    """sessiond.server: uvicorn's HTTP, our protocol class after the upgrade."""
-    settings = load(None).daemon
-    manager = SessionManager({}, audit=AuditLog(path.with_suffix(".audit")), admission=Admission(1), most=1)
-    listener = await listen(
-        f"unix:{path}",
-        settings,
-        Pending(10, 10.0),
-        lambda door: make_app(door, manager),
-        lambda door: WebSocketConnection(
-            door,
-            lambda socket: ClientConnection(manager, socket),
-            set(),
-            most_connections=10,
-            ping_interval=20,
-            ping_timeout=20,
-            open_timeout=10.0,
-        ),
+    """A whole daemon without sandboxes: uvicorn's HTTP, our protocol class after the upgrade."""
+    config = path.with_suffix(".toml")
+    config.write_text(
+        f"""
+        [daemon]
+        state = "{path.with_suffix(".state")}"
+        listen = ["unix:{path}"]
+        engine = "bubblewrap"
+        on_stop = "close"
+        [profiles.default.pool]
+        min = 0
+        """
     )
+    task = asyncio.create_task(Daemon(load(config), lambda: load(config)).run(lambda _: None))
 
     async def stop() -> None:
-        listener.close()
+        os.kill(os.getpid(), signal.SIGTERM)
+        await task
 
     return stop
 

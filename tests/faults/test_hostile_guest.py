@@ -211,9 +211,15 @@ async def daemon(puppets: PuppetEngine, tmp_path: Path) -> AsyncIterator[Daemon]
     pool = {"min": 0, "max": 4}
     settings = Settings.model_validate(
         {
-            "daemon": {"state": str(tmp_path / "state"), "listen": [f"unix:{tmp_path}/run/s.sock"]},
+            "daemon": {"state": str(tmp_path / "state"), "listen": [f"unix:{tmp_path}/run/s.sock"], "on_stop": "close"},
             "profiles": {
-                name: {"policy": {"open": True}, "pool": pool, "on_loss": "close"} for name in ("hostile", "honest")
+                name: {
+                    "policy": {"open": True},
+                    "pool": pool,
+                    "on_loss": "close",
+                    "output": {"command_bytes": "4MiB"},
+                }
+                for name in ("hostile", "honest")
             },
         }
     )

@@ -34,7 +34,7 @@ from tests.wire import Wire
 RING = 1 << 20
 """What the guest may hold of a command's output beyond what the daemon took."""
 
-SPOOL = 256 * 1024
+SPOOL = 1 << 20
 """What the profile "small" says."""
 
 BOMB = """

@@ -5,8 +5,10 @@ docs/policy-kernel.md lists what holds. An attack that would not work without th
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
+import tarfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +28,12 @@ BASE = {"policy": {"open": True}, "limits": {"memory_bytes": "256MiB"}}
 PROFILES = {
     "open": {**BASE, "pool": {"min": 1, "max": 8}},
     "locked": {**BASE, "pool": {"min": 1, "max": 8}, "kernel": {**KERNEL, "exec": "strict"}},
+    "derived": {
+        **BASE,
+        "policy": {"use": "strict"},
+        "pool": {"min": 1, "max": 8},
+        "kernel": {"executables": "policy", "exec": "strict", "network": False, "landlock": "require"},
+    },
     "compiling": {**BASE, "pool": {"min": 0, "max": 8}, "kernel": {**KERNEL, "exec": "workspace"}},
     "narrow": {
         **BASE,
@@ -148,6 +156,37 @@ async def test_kernel_stops_it(client: Client, name: str) -> None:
 async def test_it_would_work_without_the_rules(client: Client, name: str) -> None:
     said = await tried(await client.open("open"), ATTACKS[name])
     assert worked(said), said
+
+
+async def brought(session: Session, **files: str) -> None:
+    """Put Python files into the workspace, as a client does where the policy lets no code through."""
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as tar:
+        for name, text in files.items():
+            member = tarfile.TarInfo(f"{name}.py")
+            member.size = len(text.encode())
+            tar.addfile(member, io.BytesIO(text.encode()))
+    archive.seek(0)
+    await session.import_workspace(archive)
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+async def test_kernel_derived_from_the_strict_policy_stops_it(client: Client, name: str) -> None:
+    """The policy lets a script of the workspace run; the kernel lets the script start what the policy names only."""
+    session = await client.open("derived")
+    await brought(session, attack=attack(ATTACKS[name])[-1])
+    result = await session.run(["python3", "attack.py"], stdin=engines.guest().read_bytes())
+    said = result.stdout.decode() + result.stderr.decode().replace("did it", "")
+    assert not worked(said), said
+    assert any(word in said for word in REFUSALS), said
+
+
+async def test_what_the_strict_policy_names_works(client: Client) -> None:
+    session = await client.open("derived")
+    await brought(session, test_it="def test_it(tmp_path):\n    (tmp_path / 'x').write_text( 'x' )\n")
+    assert b"1 passed" in (await session.run("pytest -q -p no:cacheprovider")).stdout
+    with pytest.raises(CommandError, match="git"):
+        await session.run(["git", "--version"])
 
 
 MEMFD = """
@@ -355,7 +394,10 @@ async def test_black_and_pylint_work(docker_engine: EngineUnderTest, tmp_path_fa
     assert docker_engine.docker_host is not None
     full = replace(docker_engine, image=engines.image(docker_engine.docker_host, "full"))
     kernel = {**KERNEL, "executables": ["python", "pytest", "black", "pylint"], "exec": "strict"}
-    profiles = {"strict": {**BASE, "pool": {"min": 1, "max": 2}, "kernel": kernel}}
+    profiles = {
+        "strict": {**BASE, "pool": {"min": 1, "max": 2}, "kernel": kernel},
+        "derived": {**PROFILES["derived"], "pool": {"min": 1, "max": 2}},
+    }
     daemon = DaemonProcess(full, tmp_path_factory.mktemp("full"), profiles=profiles)
     with ends_clean(daemon):
         async with connect(daemon.url) as client:
@@ -366,6 +408,13 @@ async def test_black_and_pylint_work(docker_engine: EngineUnderTest, tmp_path_fa
                 result = await session.run(command)
                 assert result.exit_code == 0, result.stdout.decode() + result.stderr.decode()
             assert not worked(await tried(session, ATTACKS["execv"]))
+            derived = await client.open("derived")
+            await brought(derived, a='"""A."""\nX = [ 1,2 ]\n', git=attack(ATTACKS["execv"])[-1])
+            for command in (["black", "a.py"], ["pylint", "a.py"], ["python3", "-m", "black", "--check", "a.py"]):
+                result = await derived.run(command)
+                assert result.exit_code == 0, result.stdout.decode() + result.stderr.decode()
+            refused = await derived.run(["python3", "git.py"])
+            assert b"refused EACCES" in refused.stdout, refused
 
 
 async def test_kernel_without_landlock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

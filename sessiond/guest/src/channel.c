@@ -227,7 +227,7 @@ static void dial(void) {
     }
     loop_watch(&connection, EPOLLIN);
     uint8_t payload[32];
-    uint16_t features = landlock_abi() > 0 ? FEATURE_LANDLOCK : 0;
+    uint16_t features = FEATURE_PTY | (landlock_abi() > 0 ? FEATURE_LANDLOCK : 0);
     uint8_t *at = put_u16(put_u16(put_u32(payload, HELLO_MAGIC), PROTOCOL_VERSION), features);
     memcpy(at, boot_id, sizeof boot_id);
     put_u32(put_u32(at + sizeof boot_id, RING_BYTES), COMMANDS_MOST);

@@ -12,6 +12,7 @@
 #include "oom.h"
 #include "output.h"
 #include "spawn.h"
+#include "terminal.h"
 
 enum {
     START_PATIENCE_MS = 2, /* a start waits this long for an end to travel with: to say it alone costs a short command a tenth */
@@ -82,43 +83,78 @@ static void replay(struct command *command) {
         command_owes(command, DUE_EXIT, 0);
 }
 
-static void close_pipes(int pipes[3][2]) {
-    for (int i = 0; i < 6; i++)
-        if (pipes[i / 2][i % 2] >= 0)
-            close(pipes[i / 2][i % 2]);
+/* What stdin, stdout and stderr are on both sides; -1: not there. */
+struct ends {
+    int theirs[3], ours[3];
+};
+
+static void close_all(const int descriptors[3]) {
+    for (int i = 0; i < 3; i++)
+        if (descriptors[i] >= 0)
+            close(descriptors[i]);
 }
 
-/* Whether this descriptor, the highest that is open, is one of the last that there can be. */
-static bool is_scarce(int fd) {
+static bool make_pipes(struct ends *ends, uint32_t flags) {
+    bool wanted[3] = {flags & START_STDIN, true, !(flags & START_MERGE)};
+    for (int i = 0; i < 3; i++) {
+        int pair[2];
+        if (!wanted[i])
+            continue;
+        if (pipe2(pair, O_CLOEXEC) != 0)
+            return false;
+        ends->theirs[i] = pair[i != 0];
+        ends->ours[i] = pair[i == 0];
+    }
+    return true;
+}
+
+/* The master is there twice, since reading and writing wait for events of their own. */
+static bool make_terminal(struct ends *ends, const struct start *start) {
+    if (!terminal_open(start->rows, start->columns, &ends->ours[1], &ends->theirs[1]))
+        return false;
+    if (start->flags & START_STDIN)
+        ends->ours[0] = fcntl(ends->ours[1], F_DUPFD_CLOEXEC, 0);
+    return !(start->flags & START_STDIN) || ends->ours[0] >= 0;
+}
+
+/* Whether one of these descriptors, the highest that are open, is one of the last that there can be. */
+static bool is_scarce(const struct ends *ends) {
+    int highest = -1;
+    for (int i = 0; i < 3; i++) {
+        highest = ends->ours[i] > highest ? ends->ours[i] : highest;
+        highest = ends->theirs[i] > highest ? ends->theirs[i] : highest;
+    }
     struct rlimit limit;
-    return getrlimit(RLIMIT_NOFILE, &limit) == 0 && (rlim_t)fd + DESCRIPTORS_KEPT >= limit.rlim_cur;
+    return getrlimit(RLIMIT_NOFILE, &limit) == 0 && (rlim_t)highest + DESCRIPTORS_KEPT >= limit.rlim_cur;
 }
 
-/* Makes the pipes, runs the program, and sets the command up as RUNNING. False with the reason in `spawn`. */
+/* Makes the pipes or the terminal, runs the program, and sets the command up as RUNNING. False with the reason in `spawn`. */
 static bool run(struct command *command, const struct start *start, struct spawn *made) {
-    int pipes[3][2] = {{-1, -1}, {-1, -1}, {-1, -1}}; /* stdin, stdout, stderr: reading end, writing end */
-    bool wanted[3] = {start->flags & START_STDIN, true, !(start->flags & START_MERGE)};
+    struct ends ends = {{-1, -1, -1}, {-1, -1, -1}};
+    bool terminal = start->flags & START_PTY;
     made->stage = STAGE_RESOURCES;
-    bool ready = ring_open(&command->ring);
-    for (int i = 0; ready && i < 3; i++)
-        ready = !wanted[i] || pipe2(pipes[i], O_CLOEXEC) == 0;
-    if (ready && is_scarce(wanted[2] ? pipes[2][1] : pipes[1][1])) {
+    bool ready = ring_open(&command->ring) && (terminal ? make_terminal(&ends, start) : make_pipes(&ends, start->flags));
+    if (ready && is_scarce(&ends)) {
         ready = false;
         errno = EMFILE;
     }
     if (!ready) {
         made->error = errno;
-        close_pipes(pipes);
+        close_all(ends.theirs);
+        close_all(ends.ours);
         return false;
     }
 
-    made->in = pipes[0][0];
-    made->out = pipes[1][1];
-    made->err = wanted[2] ? pipes[2][1] : pipes[1][1];
+    made->terminal = terminal;
+    made->out = ends.theirs[1];
+    made->in = terminal ? made->out : ends.theirs[0];
+    made->err = ends.theirs[2] >= 0 ? ends.theirs[2] : made->out;
     command->oom_before = oom_count();
     command->began = clock_now();
-    if (!spawn(made)) {
-        close_pipes(pipes);
+    bool spawned = spawn(made);
+    close_all(ends.theirs);
+    if (!spawned) {
+        close_all(ends.ours);
         return false;
     }
 
@@ -128,15 +164,10 @@ static bool run(struct command *command, const struct start *start, struct spawn
             other->tree.leader = 0;
     command->pid = command->tree.leader = made->pid;
     command->state = RUNNING;
-    for (int i = 0; i < 3; i++) {
-        int theirs = pipes[i][i != 0];
-        if (theirs >= 0)
-            close(theirs);
-    }
-    output_open(command, &command->outputs[0], 1, pipes[1][0]);
-    output_open(command, &command->outputs[1], 2, pipes[2][0]);
-    input_open(command, pipes[0][1]);
-    if (!wanted[2])
+    output_open(command, &command->outputs[0], 1, ends.ours[1], terminal);
+    output_open(command, &command->outputs[1], 2, ends.ours[2], false);
+    input_open(command, ends.ours[0], terminal);
+    if (ends.ours[2] < 0)
         command->outputs[1].stream = 0; /* it has no end of its own to report */
     return true;
 }
@@ -173,9 +204,7 @@ enum refusal command_start(const struct frame *frame) {
     }
 
     struct spawn made = {.start = &start};
-    if (start.flags & START_PTY)
-        refuse(command, ENOSYS, STAGE_UNSUPPORTED);
-    else if (!run(command, &start, &made))
+    if (!run(command, &start, &made))
         refuse(command, made.error, made.stage);
     command->grace = MILLISECONDS(start.grace_ms);
     if (command->state == RUNNING && start.timeout_ms != 0)
@@ -221,18 +250,27 @@ enum refusal command_forget(struct command *command) {
     return FINE;
 }
 
+void command_resize(struct command *command, uint16_t rows, uint16_t columns) {
+    const struct output *output = &command->outputs[0];
+    if (output->terminal && output->watch.fd >= 0)
+        terminal_resize(output->watch.fd, rows, columns);
+}
+
 void command_settle(struct command *command) {
     bool open = false;
     int owed = 0;
-    for (int i = 0; i < 2; i++) {
-        open |= command->outputs[i].watch.fd >= 0;
+    for (int i = 0; i < 2; i++)
         owed += command->outputs[i].owed;
-    }
     if (command->state == DRAINING && owed == 0) {
         command->state = ENDED;
         command->exit.output = command->ring.end;
+        output_hang_up(command);
+        if (command->input.terminal && command->input.watch.fd >= 0)
+            input_hang_up(command);
         command_owes(command, DUE_EXIT, 0);
     }
+    for (int i = 0; i < 2; i++)
+        open |= command->outputs[i].watch.fd >= 0;
     bool acknowledged = command->ring.start == command->ring.end;
     if (command->forgotten && acknowledged && !open && command->due == 0 && !command->killing && command->deadline == NEVER)
         drop(command);

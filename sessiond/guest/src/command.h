@@ -28,15 +28,17 @@ enum state {
 };
 
 struct output {
-    struct watch watch;
+    struct watch watch; /* a pipe's reading end or a terminal's master */
     uint8_t stream;
-    int owed;     /* bytes that were in the pipe when the process ended, still to be read before EXITED */
+    bool terminal;
+    int owed;     /* bytes that were there when the process ended, still to be read before EXITED; of a terminal a bound for them */
     uint64_t end; /* length of the command's output when the end of this stream was reached */
 };
 
 struct input {
     struct watch watch;    /* the writing end; -1 when closed or never opened */
-    bool piped;            /* stdin is a pipe */
+    bool piped;            /* stdin is a pipe, or a terminal */
+    bool terminal;
     bool gone;             /* nobody can read it any more */
     uint64_t length;       /* where STDIN_CLOSE ends it; UINT64_MAX until then */
     uint64_t received;     /* the offset that the daemon goes on at */
@@ -86,6 +88,9 @@ bool commands_started(void);
 enum refusal command_start(const struct frame *frame);
 enum refusal command_signal(struct command *command, uint32_t signal, uint32_t scope);
 enum refusal command_forget(struct command *command);
+
+/* Gives the command's terminal another size; one without a terminal is left alone. */
+void command_resize(struct command *command, uint16_t rows, uint16_t columns);
 
 /* Notes that something must be said, and how long it may wait for company: a write costs both sides more than the bytes in it. */
 void command_owes(struct command *command, enum due due, uint64_t patience_ms);

@@ -1,4 +1,4 @@
-/* The one switch. Terminals (0x10-0x1f), files (0x20-0x2f) and tunnels (0x30-0x3f) get their cases here. */
+/* The one switch. Files (0x20-0x2f) and tunnels (0x30-0x3f) get their cases here. */
 #include "dispatch.h"
 
 #include "channel.h"
@@ -34,6 +34,9 @@ enum refusal dispatch(const struct frame *frame) {
         return output_acknowledge(command, get_u64(frame->payload));
     case FORGET:
         return command_forget(command);
+    case RESIZE:
+        command_resize(command, get_u16(frame->payload), get_u16(frame->payload + 2));
+        return FINE;
     }
-    return FINE; /* RESIZE: this command has no terminal */
+    return BAD_TYPE;
 }

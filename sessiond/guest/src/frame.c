@@ -68,7 +68,9 @@ enum refusal start_parse(const struct frame *frame, char *mark, struct start *st
     start->flags = get_u32(at + 8);
     start->limit_count = at[12];
     size_t argc = get_u16(at + 14), envc = get_u16(at + 16);
-    if ((start->flags & ~(uint32_t)START_FLAGS) != 0 || at[13] != 0 || get_u16(at + 18) != 0 || argc == 0)
+    bool terminal = start->flags & START_PTY;
+    if ((start->flags & ~(uint32_t)START_FLAGS) != 0 || at[13] != 0 || get_u16(at + 18) != 0 || argc == 0 ||
+        (terminal && start->flags & START_MERGE))
         return BAD_PAYLOAD;
     at += 20;
 
@@ -78,6 +80,13 @@ enum refusal start_parse(const struct frame *frame, char *mark, struct start *st
         if (get_u32(at + 4) != 0)
             return BAD_PAYLOAD;
         start->limits[i] = (struct limit){.resource = get_u32(at), .value = get_u64(at + 8)};
+    }
+    if (terminal) {
+        if (end - at < 4)
+            return BAD_PAYLOAD;
+        start->rows = get_u16(at);
+        start->columns = get_u16(at + 2);
+        at += 4;
     }
 
     start->cwd = take_string(&at, end);

@@ -8,6 +8,7 @@
 
 #define PROTOCOL_VERSION 1
 #define HELLO_MAGIC 0x444e5353u /* "SSND" */
+#define FEATURE_PTY 1
 #define FEATURE_LANDLOCK 8
 
 enum {
@@ -103,6 +104,7 @@ struct limit {
 /* A parsed START. The vectors and strings are borrowed until the next start_parse. */
 struct start {
     uint32_t timeout_ms, grace_ms, flags;
+    uint16_t rows, columns; /* of the terminal, with START_PTY */
     size_t limit_count;
     struct limit limits[UINT8_MAX];
     const char *cwd;

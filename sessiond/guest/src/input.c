@@ -1,4 +1,4 @@
-/* Stdin goes to the pipe directly as long as the pipe takes it, and waits in a buffer of the window's size when it does not. */
+/* Stdin goes to the pipe or terminal directly as long as that takes it, and waits in a buffer of the window's size when not. */
 #include "input.h"
 
 #include <errno.h>
@@ -7,6 +7,8 @@
 #include <sys/mman.h>
 #include <sys/uio.h>
 #include <unistd.h>
+
+#include "terminal.h"
 
 enum {
     ACK_PATIENCE_MS = 20,   /* an acknowledgement waits this long for output to travel with */
@@ -20,48 +22,60 @@ static void close_pipe(struct input *input) {
     input->buffer = NULL;
 }
 
+void input_hang_up(struct command *command) {
+    command->input.gone = true;
+    close_pipe(&command->input);
+    command_owes(command, DUE_STDIN_ACK, 0);
+}
+
 static void advance(struct command *command, ssize_t written) {
     struct input *input = &command->input;
     if (written < 0) {
-        if (errno == EAGAIN || errno == EINTR)
-            return;
-        input->gone = true; /* EPIPE */
-        close_pipe(input);
-        command_owes(command, DUE_STDIN_ACK, 0);
+        if (errno != EAGAIN && errno != EINTR)
+            input_hang_up(command); /* EPIPE, and EIO of a terminal */
         return;
     }
     input->written += (uint64_t)written;
     command_owes(command, DUE_STDIN_ACK, input->written - input->acknowledged < ACK_URGENT ? ACK_PATIENCE_MS : 0);
 }
 
-/* Asks for the events that fit what is left to do, and closes the pipe when nothing is. */
+/* Asks for the events that fit what is left to do, and closes the pipe when nothing is. A terminal's end is a character. */
 static void settle(struct input *input) {
-    if (input->watch.fd >= 0 && input->written == input->length)
+    if (input->watch.fd < 0)
+        return;
+    bool over = input->written == input->length;
+    if (over && (!input->terminal || terminal_type_end(input->watch.fd)))
         close_pipe(input);
-    if (input->watch.fd >= 0)
-        loop_watch(&input->watch, input->written < input->received ? EPOLLOUT : EPOLLERR);
+    else
+        loop_watch(&input->watch, over || input->written < input->received ? EPOLLOUT : EPOLLERR);
+}
+
+static void write_buffered(struct command *command) {
+    struct input *input = &command->input;
+    size_t at = input->written % STDIN_WINDOW, length = (size_t)(input->received - input->written);
+    size_t piece = STDIN_WINDOW - at < length ? STDIN_WINDOW - at : length;
+    struct iovec pieces[] = {{input->buffer + at, piece}, {input->buffer, length - piece}};
+    advance(command, writev(input->watch.fd, pieces, 2));
 }
 
 static void on_ready(void *owner, struct watch *watch, uint32_t events) {
     struct command *command = owner;
     struct input *input = &command->input;
     (void)watch;
-    if (events & EPOLLERR) {
-        errno = EPIPE;
-        advance(command, -1);
+    if (events & (EPOLLERR | EPOLLHUP)) {
+        input_hang_up(command);
         return;
     }
-    size_t at = input->written % STDIN_WINDOW, length = (size_t)(input->received - input->written);
-    size_t piece = STDIN_WINDOW - at < length ? STDIN_WINDOW - at : length;
-    struct iovec pieces[] = {{input->buffer + at, piece}, {input->buffer, length - piece}};
-    advance(command, writev(input->watch.fd, pieces, 2));
+    if (input->written < input->received)
+        write_buffered(command);
     settle(input);
 }
 
-void input_open(struct command *command, int fd) {
+void input_open(struct command *command, int fd, bool terminal) {
     command->input = (struct input){
         .watch = {.fd = fd, .ready = on_ready, .owner = command},
         .piped = fd >= 0,
+        .terminal = terminal,
         .length = UINT64_MAX,
     };
     if (fd < 0)
@@ -113,10 +127,8 @@ enum refusal input_data(struct command *command, uint64_t offset, const uint8_t 
         data += direct;
         length -= direct;
     }
-    if (length > 0 && !buffer(input, data, length)) {
-        errno = EPIPE; /* no memory: for the daemon the same as a reader that is gone, the stream cannot go on */
-        advance(command, -1);
-    }
+    if (length > 0 && !buffer(input, data, length))
+        input_hang_up(command); /* no memory: for the daemon the same as a reader that is gone, the stream cannot go on */
     settle(input);
     return FINE;
 }

@@ -28,8 +28,10 @@ void loop_watch(struct watch *watch, uint32_t events) {
 }
 
 void loop_close(struct watch *watch) {
-    if (watch->fd >= 0)
-        close(watch->fd); /* epoll forgets it by itself: no other process has this end */
+    if (watch->fd < 0)
+        return;
+    loop_watch(watch, 0); /* epoll would remember a terminal's master by its other descriptor */
+    close(watch->fd);
     watch->fd = -1;
     watch->events = 0;
 }

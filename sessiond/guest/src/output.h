@@ -4,11 +4,14 @@
 
 #include "command.h"
 
-/* Takes over the reading end of a new command's pipe. */
-void output_open(struct command *command, struct output *output, uint8_t stream, int fd);
+/* Takes over the reading end of a new command's pipe, or the master of its terminal. */
+void output_open(struct command *command, struct output *output, uint8_t stream, int fd, bool terminal);
 
 /* The command's process has ended: what is in the pipes now was written before. */
 void output_owe(struct command *command);
+
+/* Nothing is owed any more: a terminal goes with its command's own process, and whoever else has it open is told by the kernel. */
+void output_hang_up(struct command *command);
 
 enum refusal output_acknowledge(struct command *command, uint64_t offset);
 

@@ -7,6 +7,7 @@
 #include <sched.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
@@ -85,6 +86,9 @@ NO_SANITIZE static int child(void *argument) {
     dup2(spawn->err, STDERR_FILENO);
     close_others();
 
+    spawn->stage = STAGE_RESOURCES;
+    if (spawn->terminal && ioctl(STDIN_FILENO, TIOCSCTTY, 0) != 0)
+        goto failed;
     spawn->stage = STAGE_CWD;
     if (chdir(start->cwd) == 0) {
         spawn->stage = STAGE_RLIMIT;

@@ -2,6 +2,7 @@
 #ifndef SPAWN_H
 #define SPAWN_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <sys/types.h>
 
@@ -10,6 +11,7 @@
 struct spawn {
     const struct start *start;
     int in, out, err; /* what the child has as 0, 1 and 2; `in` < 0 keeps the guest's, which is /dev/null */
+    bool terminal;    /* `in` is one, to be the controlling terminal of the child's session */
     pid_t pid;
     int error; /* errno and stage of a failure */
     enum stage stage;

@@ -8,7 +8,9 @@ from tests.integration.cli.conftest import CommandLine, parsed
 KEYS = {
     *("floor_ms", "exec_ms", "exec_p99_ms", "exec_over_floor", "python_ms", "docker_exec_ms", "docker_exec_over_exec"),
     *("open_ms", "cold_ms", "cold_over_open", "throughput", "stdout_mb_s"),
+    *("pty_echo_ms", "pty_local_ms", "pty_echo_over_local"),
     *("guest_pss_kb", "daemon_rss_mb", "sandbox_memory_mb", "machine"),
+    *("decision_us", "decision_again_us", "decision_parsed_ms", "record_us", "record_power_ms"),
 }
 
 

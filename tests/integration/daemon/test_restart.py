@@ -128,6 +128,54 @@ async def test_everything_goes_on(lasting: DaemonProcess, end: Callable[[DaemonP
         await clear(client)
 
 
+async def test_terminals_go_on(lasting: DaemonProcess, end: Callable[[DaemonProcess], None]) -> None:
+    """What was typed counts once, a new size that came meanwhile is set, and another client can take the keyboard."""
+    lasting.start()
+    async with connect(lasting.url) as client:
+        session = await client.open("open")
+        terminal = await session.terminal("stty raw -echo; echo ready; cat; stty size", rows=10, columns=20)
+        await read(terminal, until=b"ready\n")
+        await terminal.write(b"before ")
+        assert await read(terminal, until=b"before ") == b"before "
+
+        end(lasting)
+        resizing = asyncio.create_task(terminal.resize(30, 40))
+        lasting.start()
+
+        await resizing
+        await terminal.write(b"after ")
+        assert await read(terminal, until=b"after ") == b"after "
+        async with connect(lasting.url) as other:
+            (listed,) = await (await other.session(session.id)).commands()
+            assert (listed.terminal, listed.stdin) == (True, len("before after "))
+            taken = await (await other.session(session.id)).command(terminal.id, offset=listed.output_to, stdin=True)
+            end(lasting)
+            lasting.start()
+            await taken.write(b"taken ")
+            assert await read(taken, until=b"taken ") == b"taken "
+            await terminal.signal(signal.SIGTERM)
+            assert (await terminal.wait()).signal == signal.SIGTERM
+        await clear(client)
+
+
+async def test_the_keyboard_of_a_terminal_can_be_taken_at_once_after_a_start(lasting: DaemonProcess) -> None:
+    """Where its input stands only the guest knows then: whoever asks before it has dialed is answered when it has."""
+    lasting.start()
+    async with connect(lasting.url) as client:
+        session = await client.open("open")
+        terminal = await session.terminal("stty raw -echo; echo ready; cat")
+        await read(terminal, until=b"ready\n")
+        await terminal.write(b"x" * 1000)
+        await read(terminal, until=b"x" * 1000)
+        for _ in range(5):
+            lasting.kill()
+            lasting.start()
+            async with connect(lasting.url) as other:
+                again = await (await other.session(session.id)).command(terminal.id, offset=terminal.offset, stdin=True)
+                assert again.stdin_offset == 1000
+        await clear(client)
+
+
 async def test_a_start_sent_again_after_a_restart_is_the_same_command(
     lasting: DaemonProcess, end: Callable[[DaemonProcess], None]
 ) -> None:
@@ -288,3 +336,23 @@ async def test_two_commands_at_once_wake_a_session_once(make_daemon: Callable[..
             await asyncio.sleep(pause)
             results = await asyncio.gather(*(session.run(["true"]) for _ in range(4)))
             assert [result.exit_code for result in results] == [0] * 4
+
+
+async def test_records_that_survive_the_machine(make_daemon: Callable[..., DaemonProcess]) -> None:
+    """With `durability = "power"` all is as ever; what an fsync refuses is neither run nor told."""
+    daemon = make_daemon(settings={**KEEP, "durability": "power"}).start()
+    async with connect(daemon.url) as client:
+        session = await client.open("open")
+        small, large = await asyncio.gather(
+            session.run(["echo", "small"], command_id="small"),
+            session.run(["head", "-c", "3000000", "/dev/zero"], command_id="large"),
+        )
+        assert (small.stdout, len(large.stdout)) == (b"small\n", 3_000_000)
+        behind = await session.start("(sleep 1; echo late) & exit 4", command_id="behind")
+        assert (await behind.wait()).exit_code == 4
+        await heard_of(session, "behind", 5)
+        daemon.restart()
+        assert (await session.run(["echo", "small"], command_id="small")).stdout == b"small\n"
+        assert await read(await session.command("large")) == bytes(3_000_000)
+        assert await read(await session.command("behind")) == b"late\n"
+        await clear(client)

@@ -11,11 +11,13 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import click
 import pytest
 from client.peer import Peer, Process
 from sessiond_client import connect
 from sessiond_protocol.messages import CommandSignal, CommandStart, SessionOpen
 
+from sessiond.cli import approvals
 from sessiond.cli.main import COMMANDS
 
 START = [sys.executable, "-c", "from sessiond.cli.main import main; main()"]
@@ -275,7 +277,7 @@ async def test_listing(shell: Shell, peer: Peer) -> None:
     assert (await shell("ps")).out == b"SESSION  NAME  PROFILE  STATE  AGE  LEFT  COMMANDS\n"
     one = (await shell("open", "--name", "first", "--label", "a=b")).line
     two = (await shell("open")).line
-    peer.sessions[two] = peer.sessions[two].model_copy(update={"state": "lost"})
+    peer.sessions[two] = peer.sessions[two].model_copy(update={"state": "closed"})
     assert (await shell("ps", "-q")).out.decode().split() == [one]
     assert (await shell("ps", "-qa")).out.decode().split() == [one, two]
     assert (await shell("ps", "-qa", "--label", "a=b")).out.decode().split() == [one]
@@ -328,3 +330,24 @@ async def test_the_terminating_signal_is_forwarded_too(shell: Shell, peer: Peer)
     await process.communicate()
     assert process.returncode == 137
     assert [m.signal for m in peer.received(CommandSignal) if isinstance(m, CommandSignal)] == [15, 9]
+
+
+@pytest.mark.parametrize(
+    ("typed", "scope"),
+    [
+        ("once", {"scope": "once"}),
+        ("session", {"scope": "session"}),
+        ("rule", {"scope": "rule"}),
+        ("3", {"scope": "times", "times": 3}),
+        ("2h", {"scope": "until", "until": 8200.0}),
+    ],
+)
+def test_how_far_a_consent_goes(monkeypatch: pytest.MonkeyPatch, typed: str, scope: dict[str, object]) -> None:
+    monkeypatch.setattr(approvals.time, "time", lambda: 1000.0)
+    assert approvals.scope_of(typed) == scope
+
+
+@pytest.mark.parametrize("typed", ["0", "-1", "forever", "1.5", "²", ""])
+def test_a_consent_that_goes_nobody_knows_how_far_is_refused(typed: str) -> None:
+    with pytest.raises(click.BadParameter):
+        approvals.scope_of(typed)

@@ -178,6 +178,8 @@ class Process:
             argv=self.start.argv,
             text=self.start.text,
             output_to=self.offset,
+            terminal=self.start.pty is not None,
+            stdin=self.stdin_offset if self.start.stdin and state == "running" else None,
             exit=self.ending,
             failure=self.failure,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 from sessiond_client import (
@@ -17,6 +18,7 @@ from sessiond_client import (
     Session,
     StdinClosedError,
     UsageError,
+    connect,
 )
 from sessiond_protocol import messages
 from sessiond_protocol.messages import Ack, ClientMessage, CommandStdin
@@ -298,3 +300,30 @@ async def test_detaching_from_the_session_ends_the_following(session: Session) -
     await session.detach()
     with pytest.raises(UsageError, match="was detached"):
         await anext(command)
+
+
+async def test_a_terminal_is_asked_for_with_its_size_and_kind(session: Session, peer: Peer) -> None:
+    terminal = await session.terminal(["echo", "x"], rows=5, columns=6, term="vt100", env={"A": "1"}, cwd="d")
+    assert (await terminal.wait()).exit_code == 0
+    start = peer.processes()[0].start
+    assert start.pty is not None
+    assert (start.pty.rows, start.pty.columns, start.pty.term) == (5, 6, "vt100")
+    assert (start.stdin, start.input, start.env, start.cwd) == (True, b"", {"A": "1"}, "d")
+
+
+@pytest.mark.parametrize("wrong", [{"rows": 0}, {"columns": 65536}, {"term": "a b"}, {"term": ""}])
+async def test_a_terminal_that_cannot_be_is_not_asked_for(session: Session, peer: Peer, wrong: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=next(iter(wrong))):
+        await session.terminal(**wrong)
+    assert peer.processes() == []
+
+
+async def test_taking_standard_input_over_goes_on_where_the_daemon_says(session: Session, client: Client) -> None:
+    first = await session.start("cat")
+    await first.write(b"x" * 100)
+    async with connect(client.url) as other:
+        second = await (await other.session(session.id)).command(first.id, stdin=True)
+        assert second.stdin_offset == 100
+        await second.write(b"yz")
+        await second.close_stdin()
+        assert [piece.data async for piece in second if isinstance(piece, Output)][-1].endswith(b"yz")

@@ -257,3 +257,13 @@ FRAMES = st.one_of(
 @given(st.lists(FRAMES, max_size=6), st.booleans())
 def test_whatever_a_daemon_sends_only_documented_errors_escape(frames: list[bytes], then_drop: bool) -> None:
     asyncio.run(behave_badly(frames, then_drop), debug=True)
+
+
+async def test_a_request_that_is_not_open_cannot_wait_for_a_person(session: Session, peer: Peer) -> None:
+    async def lie(talk: Talk, message: ClientMessage) -> bool:
+        await talk.send(messages.Awaiting(re=12345, session="s", command="c", approval="a", seconds=1.0))
+        return True
+
+    peer.handlers[Ping] = lie
+    with pytest.raises(ProtocolViolationError, match="12345"):
+        await session.client.ping()

@@ -351,3 +351,34 @@ async def test_what_cannot_be_is_refused_before_anything_is_sent(
         await session.run(**arguments)  # type: ignore[arg-type]
     assert settled(client)
     assert not peer.received(CommandStart)
+
+
+async def test_the_time_that_a_person_takes_does_not_count(session: Session, peer: Peer) -> None:
+    """Neither for the answer to a start, nor for the end of a command with a timeout."""
+
+    async def waits(talk: Talk, message: ClientMessage) -> bool:
+        assert isinstance(message, CommandStart)
+        key = {"session": message.session, "command": message.command}
+        await talk.send(messages.Awaiting(re=message.id, **key, approval="a1", seconds=30.0))
+        await asyncio.sleep(0.2)
+        return False
+
+    peer.handlers[CommandStart] = waits
+    session.client.link.timeout = 0.02
+    command = await session.start("both")
+    assert (await command.wait()).ok
+    assert command.state == "exited"
+    assert (await session.run("both", timeout=0.02, grace=0)).ok
+
+
+async def test_a_command_says_that_it_waits_for_a_person(session: Session, peer: Peer) -> None:
+    async def waits(talk: Talk, message: ClientMessage) -> bool:
+        assert isinstance(message, CommandStart)
+        key = {"session": message.session, "command": message.command}
+        await talk.send(messages.Awaiting(re=message.id, **key, approval="a1", seconds=30.0))
+        await talk.refuse(message.id, "denied", "nobody allowed it", command=message.command)
+        return True
+
+    peer.handlers[CommandStart] = waits
+    with pytest.raises(CommandDeniedError, match="nobody allowed it"):
+        await session.run("both")

@@ -155,7 +155,8 @@ def test_a_command(daemon: PeerThread) -> None:
         assert list(command) == []
         assert command.next() is None
         assert command.wait().ok
-        assert b"".join(piece.data for piece in session.command(command.id) if isinstance(piece, Output)) == b"onetwo"
+        pieces = [piece for piece in session.command(command.id) if isinstance(piece, Output)]
+        assert (pieces[0].offset, b"".join(piece.data for piece in pieces)) == (0, b"onetwo")
         trapped = session.start("trap")
         trapped.resize(10, 20)
         trapped.signal(2)

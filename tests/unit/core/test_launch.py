@@ -1,6 +1,7 @@
 """From a request to the guest's START."""
 
-from sessiond_protocol.messages import CommandLimits, CommandStart, SessionLimits
+from sessiond_protocol import guest as wire
+from sessiond_protocol.messages import CommandLimits, CommandStart, SessionLimits, Terminal
 
 from sessiond.core.launch import Environment, launch_frame, resource_limits, working_directory
 
@@ -51,3 +52,15 @@ def test_frame_carries_everything():
 def test_a_timeout_below_a_millisecond_is_still_one():
     assert launch_frame(1, start(timeout=0.0001), ("true",), Environment(), SessionLimits()).timeout_ms == 1
     assert launch_frame(1, start(), ("true",), Environment(), SessionLimits()).timeout_ms == 0
+
+
+def test_a_terminal_has_a_size_and_is_told_its_kind() -> None:
+    def launched(**fields: object) -> wire.Start:
+        request = CommandStart(id=1, session="s", command="c", argv=["vi"], stdin=True, **fields)
+        return launch_frame(2, request, ("vi",), Environment({"TERM": "profile"}), SessionLimits())
+
+    terminal = launched(pty=Terminal(rows=5, columns=6, term="vt100"))
+    assert terminal.pty == (5, 6)
+    assert b"TERM=vt100" in terminal.env
+    assert b"TERM=dumb" in launched(pty=Terminal(), env={"TERM": "dumb"}).env
+    assert launched().pty is None

@@ -13,7 +13,6 @@ from sessiond_protocol.guest import (
     STAGE_CWD,
     STAGE_EXEC,
     STAGE_RLIMIT,
-    STAGE_UNSUPPORTED,
     Exited,
     Failed,
     Forget,
@@ -137,10 +136,6 @@ def test_limits_hold_and_cannot_be_raised(guest: Guest) -> None:
 def test_a_limit_that_does_not_exist(guest: Guest) -> None:
     run = guest.run("true", rlimits=((99, 1),))
     assert [(frame.errno, frame.stage) for frame in run.failed] == [(errno.EINVAL, STAGE_RLIMIT)]
-
-
-def test_a_terminal_is_refused_for_now(guest: Guest) -> None:
-    assert [frame.stage for frame in guest.run("true", pty=True).failed] == [STAGE_UNSUPPORTED]
 
 
 def test_stderr_into_stdouts_pipe(guest: Guest) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from sessiond_protocol import guest as wire
 
+from sessiond.policy.decide import load_policy
 from sessiond.policy.kernel import (
     NAMES,
     SYSTEM_READ,
@@ -110,3 +111,29 @@ def test_a_guest_cannot_claim_what_was_not_asked() -> None:
     asked = restriction(rules(network=False), "")
     assert "execute" not in layer(asked, wire.Restricted(7, 63)).applied
     assert isinstance(layer(asked, wire.Restricted(7, 63)), KernelLayer)
+
+
+def test_executables_from_the_policy_are_its_programs_and_trees() -> None:
+    """Also what it asks about; not what it denies; and no tree of programs, which the loader would run."""
+    table = {
+        "include": ["strict"],
+        "paths": {"read": ["/srv/data", "/usr/bin"], "write": ["/srv/out"]},
+        "rule": [
+            {"id": "a", "programs": ["mytool", "/opt/tool"], "any": True},
+            {"id": "b", "programs": ["asked"], "any": True, "verdict": "ask"},
+            {"id": "c", "programs": ["never"], "any": True, "verdict": "deny"},
+        ],
+    }
+    policy = load_policy("mine", named={"mine": table})
+    derived = KernelRules.from_settings(KernelSettings(executables="policy", exec="strict"), policy)
+    assert derived is not None
+    assert {"python3", "pytest", "black", "pylint", "mytool", "/opt/tool", "asked"} <= set(derived.executables)
+    assert not {"never", "git", "sh", "python -m pytest"} & set(derived.executables)
+    grants = granted(restriction(derived, "/bin"))
+    assert grants["/srv/data"] == wire.ACCESS_READ
+    assert grants["/srv/out"] == grants["/workspace"] == wire.ACCESS_READ | wire.ACCESS_WRITE
+    assert not {"/usr/bin", "/usr/lib", "/bin"} & set(grants)
+
+
+def test_executables_from_a_policy_that_allows_everything_restrict_nothing() -> None:
+    assert KernelRules.from_settings(KernelSettings(executables="policy"), load_policy("open")) is None

@@ -30,15 +30,27 @@ def server_messages() -> st.SearchStrategy[Any]:
 
 
 def _one_body(fields: dict[str, Any]) -> dict[str, Any]:
-    """`command.start` has exactly one of `argv` and `text`, and a program to run."""
+    """`command.start` has exactly one of `argv` and `text`, a program to run, and what goes with a terminal."""
     if fields.get("type") == "command.start":
+        if fields.get("pty") is not None:
+            fields |= {"stdin": True, "input": b"", "merge_stderr": False}
         argv = fields.pop("argv", None)
         text = fields.pop("text", None)
         if text is None:
             first, *others = argv or ["true"]
             return {**fields, "argv": [first or "true", *others]}
         return {**fields, "text": text}
+    if fields.get("type") == "approval.answer":
+        return _answer(fields)
     return fields
+
+
+def _answer(fields: dict[str, Any]) -> dict[str, Any]:
+    """`approval.answer` has what its `for` needs, and nothing else."""
+    scope = "once" if fields["verdict"] == "deny" else fields.get("for", "once")
+    needs = {"times": 3, "until": 1767225600.0, "rule": "[[rule]]"}
+    rest = {name: value for name, value in fields.items() if name not in needs}
+    return {**rest, "for": scope, **({scope: fields.get(scope) or needs[scope]} if scope in needs else {})}
 
 
 def _map(schema: dict[str, Any], shared: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:

@@ -53,7 +53,11 @@ streams = st.sampled_from([1, 2])
 daemon_frames: st.SearchStrategy[Frame] = st.one_of(
     st.builds(Welcome, u16),
     st.builds(
-        Start,
+        lambda kind, **fields: Start(**kind, **fields),
+        st.one_of(
+            st.fixed_dictionaries({"merge_stderr": st.booleans()}),
+            st.fixed_dictionaries({"pty": st.tuples(u16, u16)}),
+        ),
         command=handles,
         argv=st.lists(words, min_size=1, max_size=5).map(tuple),
         cwd=words,
@@ -61,8 +65,6 @@ daemon_frames: st.SearchStrategy[Frame] = st.one_of(
         timeout_ms=u32,
         grace_ms=u32,
         stdin=st.booleans(),
-        merge_stderr=st.booleans(),
-        pty=st.booleans(),
         rlimits=st.lists(st.tuples(u32, u64), max_size=4).map(tuple),
     ),
     st.builds(Stdin, handles, u64, data),

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from sessiond_protocol import guest as wire
 from sessiond_protocol.codec import encode
-from sessiond_protocol.messages import Error, Exited, Failed, Gap, Output, Started, StdinAck
+from sessiond_protocol.messages import Error, Exited, Failed, Failure, Gap, Output, Started, StdinAck, Terminal
 
 from sessiond.core.errors import RequestError
 from sessiond.runtime.command import Command, Starter
@@ -338,3 +338,65 @@ def test_an_ended_command_whose_streams_are_held_is_settled_when_the_guest_knows
     assert not command.settled
     command.resynchronise(known=False)
     assert command.settled
+
+
+def told(sink):
+    return [(message.offset, message.window) for message in sink.sent if isinstance(message, StdinAck)]
+
+
+def test_who_takes_standard_input_has_it_alone_and_the_one_before_is_told():
+    command, _ = running(stdin=True)
+    command.stdin_sink = first = Sink()
+    second, taken = Sink(), []
+    command.take_stdin(second, lambda: taken.append(command.info().stdin))
+    assert (told(first), taken) == ([(0, 0)], [0])
+    command.check_stdin(second)
+    with pytest.raises(RequestError, match="another connection"):
+        command.check_stdin(first)
+    command.unfollow(second)
+    command.check_stdin(first)
+
+
+def test_standard_input_of_an_earlier_life_is_taken_when_the_guest_has_said_where_it_stands():
+    command, _ = recalled(stdin=True)
+    taken = []
+    command.take_stdin(Sink(), lambda: taken.append(command.info().stdin))
+    assert (taken, command.info().stdin) == ([], None)
+    command.on_stdin_ack(wire.StdinAck(7, 1000))
+    assert taken == [1000]
+
+
+@pytest.mark.parametrize("end", ["gone", "lost"])
+def test_who_waits_for_standard_input_is_answered_when_there_is_none_any_more(end):
+    command, _ = recalled(stdin=True)
+    taken = []
+    command.take_stdin(Sink(), lambda: taken.append(True))
+    if end == "gone":
+        command.on_stdin_ack(wire.StdinAck(7, wire.NO_MORE_STDIN))
+    else:
+        command.lose(Failure(code="gone", message="lost"))
+    assert taken == [True]
+
+
+def test_standard_input_that_is_none_cannot_be_taken():
+    command, _ = running()
+    with pytest.raises(RequestError, match="without standard input"):
+        command.take_stdin(Sink(), lambda: None)
+
+
+def test_a_terminal_has_one_stream_and_its_last_size_is_repeated():
+    command, channel = running(stdin=True, pty=Terminal())
+    command.resize(10, 20)
+    command.resize(30, 40)
+    channel.sent.clear()
+    command.resynchronise(known=True)
+    assert channel.of(wire.Resize) == [wire.Resize(7, 30, 40)]
+    command.on_exited(wire.Exited(7, 0, 0, stdout_eof=True))
+    assert command.silent
+
+
+def test_only_a_terminal_has_a_size():
+    command, channel = running()
+    with pytest.raises(RequestError, match="without a terminal"):
+        command.resize(10, 20)
+    assert channel.of(wire.Resize) == []

@@ -68,7 +68,8 @@ class PlayedSandbox(Sandbox):
 async def pool():
     made = []
 
-    def make(name):
+    def make(name, volume):
+        assert volume == ""
         made.append(PlayedSandbox(name))
         return made[-1]
 
@@ -76,7 +77,7 @@ async def pool():
         return {}
 
     policy = PoolPolicy(min=2, max=8, creations=4, max_age=NEVER, waiters=4)
-    pool = Pool("open", policy, make, prepare, wait_seconds=DEADLINE, health_interval=NEVER)
+    pool = Pool("open", policy, make, prepare, prepare, wait_seconds=DEADLINE, health_interval=NEVER)
     pool.start()
     await full(pool)
     yield pool

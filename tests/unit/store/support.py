@@ -10,7 +10,7 @@ from sessiond import failpoint
 from sessiond.store import changes, journal, schema
 from sessiond.store.journal import Journal
 from sessiond.store.reader import Reader
-from sessiond.store.records import SessionRow
+from sessiond.store.records import ApprovalRow, SessionRow
 from sessiond.store.store import Store
 
 
@@ -53,8 +53,34 @@ def row(session: str, state: str = "ready", **changed) -> SessionRow:
         "kernel": "",
         "ended": None,
         "reason": "",
+        "policy": "p1",
     }
     return SessionRow(**{**values, **changed})
+
+
+def approval(identity: str = "a", **changed) -> ApprovalRow:
+    values = {
+        "id": identity,
+        "session": "s",
+        "command": "c",
+        "digest": "d",
+        "policy": "p1",
+        "rule": "r",
+        "reason": "because",
+        "profile": "default",
+        "who": "uid:1",
+        "request": b"\x80",
+        "asked": 1.0,
+        "expires": 601.0,
+        "state": "pending",
+        "answered": None,
+        "approver": "",
+        "scope": "",
+        "times_left": 0,
+        "until": None,
+        "note": "",
+    }
+    return ApprovalRow(**{**values, **changed})
 
 
 def end(store: Store, session: str, command: str, **changed) -> None:

@@ -185,3 +185,18 @@ def test_output_that_alternates_between_streams_is_bounded_by_its_changes(tmp_pa
             break
     spool.store(all=True)
     assert spool.full
+
+
+def test_what_went_into_the_journal_stays_readable_when_the_files_take_it_again(tmp_path, monkeypatch):
+    """A full disk refused it, its end went into the journal whole, and then came the next attempt at the files."""
+    spool = home(tmp_path).spool(1)
+    spool.append("stdout", b"a" * 20_000)
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "open", lambda *_, **__: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
+        spool.store()
+    assert spool.error is not None
+    assert spool.inline()
+    spool.recorded()
+    spool.store()
+    assert spool.error is None
+    assert len(collect(spool, 0)) == 20_000

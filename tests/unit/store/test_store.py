@@ -9,7 +9,7 @@ import pytest
 from sessiond.store import journal, schema, store, syncer, writer
 from sessiond.store.errors import StoreError
 from sessiond.store.records import CommandRow
-from tests.unit.store.support import arm, end, files, opened, row, until
+from tests.unit.store.support import approval, arm, end, files, opened, row, until
 
 REQUEST = b"\x81\xa4kind\x00"
 
@@ -360,3 +360,20 @@ def test_a_damaged_journal_moved_away_lets_the_store_open(tmp_path):
     kept.session(row("t"))
     assert kept.sessions() == [row("s"), row("t")]
     kept.close()
+
+
+def test_approvals_are_kept_as_they_were_last_recorded(tmp_path):
+    store = opened(tmp_path)
+    store.session(row("s"))
+    store.approval(approval("a"))
+    store.approval(approval("b"))
+    answered = approval("a", state="allowed", answered=2.0, approver="uid:0", scope="times", times_left=2)
+    store.approval(answered)
+    assert store.approvals("s") == [answered, approval("b")]
+    store.close()
+    store = opened(tmp_path)
+    assert store.find_approval("a") == answered
+    store.forget("s")
+    assert store.approvals("s") == []
+    assert store.find_approval("a") is None
+    store.close()
