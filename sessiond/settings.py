@@ -259,6 +259,10 @@ class Profile(_Section):
     policy: PolicySettings = PolicySettings()
     kernel: KernelSettings = KernelSettings()
     workspace: WorkspaceSettings = WorkspaceSettings()
+    files: bool = True
+    """Whether clients may read, write and watch files, and carry workspaces in and out."""
+    tunnels: bool = True
+    """Whether clients may connect to what listens inside."""
     env: dict[
         Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$")],
         Annotated[str, Field(max_length=32 * 1024, pattern=r"^[^\x00]*$")],

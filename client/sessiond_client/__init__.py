@@ -10,6 +10,7 @@ from sessiond_protocol.messages import (
 )
 
 from sessiond_client.approvals import ApprovalEvents, Approvals
+from sessiond_client.byte_stream import ByteStream
 from sessiond_client.client import Client, connect
 from sessiond_client.command import Command
 from sessiond_client.errors import (
@@ -25,6 +26,7 @@ from sessiond_client.errors import (
     DeadlineError,
     DeniedError,
     FencedError,
+    FileError,
     GoneError,
     InternalError,
     InvalidRequestError,
@@ -37,6 +39,7 @@ from sessiond_client.errors import (
     StdinClosedError,
     TransferError,
     TransportError,
+    TunnelError,
     UnauthorizedError,
     UnavailableError,
     UnsupportedError,
@@ -44,6 +47,8 @@ from sessiond_client.errors import (
     VersionError,
 )
 from sessiond_client.events import SessionEvents
+from sessiond_client.file_records import FileChange, FileEntry, Match, Written
+from sessiond_client.files import Files, Watch
 from sessiond_client.results import ExitStatus, Gap, Output, Result, Transfer
 from sessiond_client.session import Session
 from sessiond_client.version import __version__
@@ -53,6 +58,7 @@ __all__ = [
     "ApprovalInfo",
     "Approvals",
     "BusyError",
+    "ByteStream",
     "Client",
     "Command",
     "CommandDeniedError",
@@ -69,11 +75,16 @@ __all__ = [
     "DeniedError",
     "ExitStatus",
     "FencedError",
+    "FileChange",
+    "FileEntry",
+    "FileError",
+    "Files",
     "Gap",
     "GoneError",
     "InternalError",
     "InvalidRequestError",
     "LimitError",
+    "Match",
     "NotFoundError",
     "Output",
     "OutputLimitError",
@@ -90,11 +101,14 @@ __all__ = [
     "Transfer",
     "TransferError",
     "TransportError",
+    "TunnelError",
     "UnauthorizedError",
     "UnavailableError",
     "UnsupportedError",
     "UsageError",
     "VersionError",
+    "Watch",
+    "Written",
     "__version__",
     "connect",
 ]

@@ -148,6 +148,18 @@ class Command:
         await self._stream.link.request(messages.Ok, model, session=self._session.id, command=self.id, **fields)
 
 
+def abandon_command(command: Command) -> None:
+    """Kill it in the background, unless it is over: nobody reads what it says any more."""
+    if not command._stream.over:
+        abandon(command._stream)
+
+
+def abandon(stream: CommandStream) -> None:
+    """Kill the command of `stream` in the background: nobody waits for it any more."""
+    stream.discard()
+    stream.link.errand(lambda: kill(stream))
+
+
 async def kill(stream: CommandStream) -> ExitStatus:
     """Kill the command of `stream`, again and again until its end is reported: it may not have been spawned yet."""
     session, command = stream.key

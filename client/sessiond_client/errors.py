@@ -17,7 +17,9 @@ SessiondError
     ├── CommandFailedError                  it ended otherwise than with 0, and check=True was asked: result
     ├── OutputLimitError                    it wrote more than max_output and was killed: result
     ├── StdinClosedError (BrokenPipeError)  it reads no more standard input
-    └── TransferError                       a workspace could not be exported or imported: exit_code
+    ├── TransferError                       a workspace could not be exported or imported: exit_code
+    ├── FileError                           a file could not be read, written, ...: name, path
+    └── TunnelError                         nothing was reached inside, or the tunnel broke: name
 """
 
 from __future__ import annotations
@@ -182,6 +184,25 @@ class TransferError(CommandError):
         self.exit_code = exit_code
         """1: the system refused something; 3: a path or member leads out of the directory; 4: no good archive; None: a
         signal ended it."""
+
+
+class FileError(CommandError):
+    """What was asked of a file could not be done. `name` says why, for programs: see docs/files.md."""
+
+    def __init__(self, name: str, message: str, path: str) -> None:
+        super().__init__(f"{path!r}: {message}")
+        self.name = name
+        """not_found, exists, permission, is_directory, not_directory, not_empty, no_space, too_large, escapes, ..."""
+        self.path = path
+
+
+class TunnelError(CommandError):
+    """Nothing could be reached at that port or socket inside the sandbox, or the tunnel broke. `name` says why."""
+
+    def __init__(self, name: str, message: str) -> None:
+        super().__init__(message)
+        self.name = name
+        """refused, not_found, permission, escapes, broken, ..."""
 
 
 _BY_CODE: dict[str, type[RemoteError]] = {

@@ -43,7 +43,7 @@ _MAX_PENDING = 65_536
 _SETTLED = 5.0
 """A connection that lasted so many seconds, or over which something came, begins a new count of attempts."""
 
-_BEGINS = messages.CommandStart | messages.SessionExport | messages.SessionImport | messages.CommandFollow
+_BEGINS = messages.CommandStart | messages.ToolStart | messages.CommandFollow
 """Requests after which the daemon sends a command's output."""
 
 Dial = Callable[[], Awaitable[Connection]]

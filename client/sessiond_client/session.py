@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import math
 import secrets
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import count
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,7 +15,8 @@ from sessiond_protocol.codec import decode_client
 from sessiond_protocol.errors import RemoteProtocolError
 from sessiond_protocol.messages import MAX_INPUT, CommandInfo, CommandLimits, SessionInfo
 
-from sessiond_client.command import Command, kill
+from sessiond_client.byte_stream import ByteStream, target_of
+from sessiond_client.command import Command, abandon, kill
 from sessiond_client.errors import (
     CommandFailedError,
     DeadlineError,
@@ -28,20 +29,18 @@ from sessiond_client.errors import (
     UsageError,
 )
 from sessiond_client.events import SessionEvents
+from sessiond_client.files import Files
 from sessiond_client.link import Link
 from sessiond_client.results import Result, Transfer, result
 from sessiond_client.stdin import StdinPipe
 from sessiond_client.stream import CommandStream, Mode
+from sessiond_client.tools import DEFAULT_MAX_OUTPUT, DEFAULT_WINDOW, Tools, fit
 from sessiond_client.transfer import File, export_to, import_from
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from sessiond_client.client import Client
-
-DEFAULT_WINDOW = 4 * 1024 * 1024
-"""Output that may be on its way or wait here, of one command."""
-DEFAULT_MAX_OUTPUT = 64 * 1024 * 1024
 
 
 class Session:
@@ -54,6 +53,8 @@ class Session:
         prefix = secrets.token_hex(6)
         self._names = (f"{prefix}-{number}" for number in count(1))
         """Names for commands: unlike any other client's, and without asking the system for chance each time."""
+        self._tools = Tools(self, self._names)
+        self._files = Files(self, self._tools)
 
     @property
     def id(self) -> str:
@@ -79,6 +80,11 @@ class Session:
     def attached(self) -> bool:
         """Whether its events are sent to this client."""
         return self._attached
+
+    @property
+    def files(self) -> Files:
+        """Its files: read, written, listed, watched, carried in and out."""
+        return self._files
 
     async def __aenter__(self) -> Session:
         """The session itself."""
@@ -248,7 +254,7 @@ class Session:
         many bytes were written before.
         """
         link = await self._client.ready()
-        window = self._fit(link, window)
+        window = fit(link, window)
         stream = CommandStream(link, (self.id, command_id), offset=offset, window=window, mode="read")
         stream.takes_stdin = stdin
         if stdin_offset is not None:
@@ -300,6 +306,28 @@ class Session:
             more = page.more and bool(page.commands)
         return found
 
+    # --- streams
+
+    async def connect(self, where: int | str) -> ByteStream:
+        """A stream to what listens inside on a port of the loopback interface, or on the unix socket at a path.
+
+        Raises TunnelError when nobody listens there.
+        """
+        command = await self._tools.start(messages.TunnelOpen, feed=True, target=target_of(where))
+        stream = ByteStream(command, tunnel=True)
+        try:
+            await stream.connected()
+        except BaseException:
+            await stream.close()
+            raise
+        return stream
+
+    async def spawn_stdio(
+        self, argv: Sequence[str], *, env: Mapping[str, str] | None = None, cwd: str = ""
+    ) -> ByteStream:
+        """Start a program that talks over its standard streams, as language servers do. Its errors are apart."""
+        return ByteStream(await self.start(list(argv), env=env, cwd=cwd))
+
     # --- its workspace
 
     async def export_workspace(self, target: File, *, path: str = "") -> Transfer:
@@ -308,7 +336,7 @@ class Session:
         A path gets a whole archive or none. Permissions, times and symbolic links are kept. Raises TransferError.
         Cancelling ends it.
         """
-        async with self._carrying(messages.SessionExport, path) as command:
+        async with self._tools.running(messages.SessionExport, path=path) as command:
             return await export_to(command, target)
 
     async def import_workspace(self, source: File, *, path: str = "") -> Transfer:
@@ -316,7 +344,7 @@ class Session:
 
         Raises TransferError for the first member that cannot be taken; those before it are there. Cancelling ends it.
         """
-        async with self._carrying(messages.SessionImport, path) as command:
+        async with self._tools.running(messages.SessionImport, feed=True, path=path) as command:
             return await import_from(command, source)
 
     # --- the session itself
@@ -372,7 +400,7 @@ class Session:
         argv = None if isinstance(command, str) else list(command)
         rides = len(stdin) + _size([command] if isinstance(command, str) else command, options["env"]) <= MAX_INPUT
         pipe = keep_stdin or not rides
-        window = self._fit(link, window)
+        window = fit(link, window)
         key = (self.id, command_id or next(self._names))
         stream = CommandStream(link, key, offset=0, window=window, mode=mode)
         if pipe:
@@ -408,43 +436,6 @@ class Session:
             abandon(stream)
             raise
         return Command(self, stream)
-
-    @contextlib.asynccontextmanager
-    async def _carrying(
-        self, model: type[messages.SessionExport | messages.SessionImport], path: str
-    ) -> AsyncIterator[Command]:
-        """The command that exports or imports the workspace; killed when the block fails or is cancelled."""
-        link = await self._client.ready()
-        window = self._fit(link, DEFAULT_WINDOW)
-        key = (self.id, next(self._names))
-        stream = CommandStream(link, key, offset=0, window=window, mode="read")
-        if model is messages.SessionImport:
-            stream.stdin = StdinPipe(link, key, 0)
-        link.follow(key, stream)
-        try:
-            link.ask(stream.on_start, model, session=key[0], command=key[1], path=path, window=window)
-        except SessiondError:
-            link.unfollow(key, stream)
-            raise
-        try:
-            await stream.started.wait()
-            yield Command(self, stream)
-        except BaseException:
-            if not stream.over:
-                abandon(stream)
-            raise
-
-    @staticmethod
-    def _fit(link: Link, window: int) -> int:
-        if window < 1:
-            raise UsageError("a window has at least one byte")
-        return min(window, link.welcome.limits.window_bytes)
-
-
-def abandon(stream: CommandStream) -> None:
-    """Kill the command of `stream` in the background: nobody waits for it any more."""
-    stream.discard()
-    stream.link.errand(lambda: kill(stream))
 
 
 def _size(words: Iterable[str], env: Mapping[str, str]) -> int:

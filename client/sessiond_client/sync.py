@@ -31,11 +31,23 @@ from sessiond_client.command import Command as AsyncCommand
 from sessiond_client.events import SessionEvents as AsyncSessionEvents
 from sessiond_client.portal import Portal
 from sessiond_client.results import ExitStatus, Gap, Output, Result, Transfer
-from sessiond_client.session import DEFAULT_MAX_OUTPUT, DEFAULT_WINDOW
 from sessiond_client.session import Session as AsyncSession
+from sessiond_client.sync_files import Files
+from sessiond_client.sync_streams import ByteStream
+from sessiond_client.tools import DEFAULT_MAX_OUTPUT, DEFAULT_WINDOW
 from sessiond_client.transfer import File
 
-__all__ = ["ApprovalEvents", "Approvals", "Client", "Command", "Session", "SessionEvents", "connect"]
+__all__ = [
+    "ApprovalEvents",
+    "Approvals",
+    "ByteStream",
+    "Client",
+    "Command",
+    "Files",
+    "Session",
+    "SessionEvents",
+    "connect",
+]
 
 
 class Command:
@@ -244,6 +256,11 @@ class Session:
         """Whether its events are sent to this client."""
         return self._session.attached
 
+    @property
+    def files(self) -> Files:
+        """Its files: read, written, listed, watched, carried in and out."""
+        return Files(self._portal, self._session.files)
+
     def __enter__(self) -> Self:
         """The session itself."""
         return self
@@ -374,6 +391,14 @@ class Session:
     def commands(self) -> list[CommandInfo]:
         """All its commands that the daemon still knows, oldest first."""
         return self._portal.call(self._session.commands())
+
+    def connect(self, where: int | str) -> ByteStream:
+        """A stream to what listens inside on a port of the loopback interface, or on the unix socket at a path."""
+        return ByteStream(self._portal, self._portal.call(self._session.connect(where)))
+
+    def spawn_stdio(self, argv: Sequence[str], *, env: Mapping[str, str] | None = None, cwd: str = "") -> ByteStream:
+        """Start a program that talks over its standard streams, as language servers do. Its errors are apart."""
+        return ByteStream(self._portal, self._portal.call(self._session.spawn_stdio(argv, env=env, cwd=cwd)))
 
     def export_workspace(self, target: File, *, path: str = "") -> Transfer:
         """Write the workspace, or the directory `path` of it, as a tar archive to a file."""

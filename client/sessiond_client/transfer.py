@@ -26,7 +26,7 @@ _INCOMPLETE = 5
 async def export_to(command: Command, target: File) -> Transfer:
     """Write the command's standard output to the target. A path is written whole or not at all."""
     if isinstance(target, str | os.PathLike):
-        with _whole_file(Path(target)) as file:
+        with whole_file(Path(target)) as file:
             return await _receive(command, file)
     return await _receive(command, target)
 
@@ -74,7 +74,7 @@ async def _result(command: Command, size: int, notes: bytearray) -> Transfer:
 
 
 @contextlib.contextmanager
-def _whole_file(path: Path) -> Iterator[BinaryIO]:
+def whole_file(path: Path) -> Iterator[BinaryIO]:
     """A file that takes its name when it is complete."""
     draft = path.with_name(f".{path.name[:200]}.{secrets.token_hex(4)}")
     with draft.open("xb") as file:

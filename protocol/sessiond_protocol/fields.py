@@ -33,6 +33,8 @@ Seconds = Annotated[float, Field(gt=0, le=366 * 86400, allow_inf_nan=False)]
 Text = Annotated[str, Field(max_length=1024)]
 Argument = Annotated[str, Field(max_length=MAX_ARGUMENT_BYTES, pattern=r"^[^\x00]*$")]
 WorkspacePath = Annotated[str, Field(max_length=4096, pattern=r"^[^\x00]*$")]
+FileMode = Annotated[int, Field(ge=0, le=0o777)]
+TunnelTarget = Annotated[str, Field(max_length=4096, pattern=r"^(tcp:[1-9][0-9]{0,4}|unix:[^\x00]+)$")]
 Environment = Annotated[
     dict[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$")], Argument],
     Field(max_length=MAX_ENVIRONMENT),

@@ -28,6 +28,9 @@ _COMMON = {
     "command": "Which command of the session.",
     "offset": "In bytes, from the beginning of the stream.",
     "data": "The bytes.",
+    "path": "Relative to the workspace, or absolute within it or `/tmp`.",
+    "window": "Output bytes that may be sent to this connection before it acknowledges; 0 does not follow.",
+    "answer": "When the reply comes, as in `command.start`.",
 }
 """What a field means wherever its model does not say."""
 _NAMED = {
@@ -36,6 +39,8 @@ _NAMED = {
     "[A-Za-z_][A-Za-z0-9_]{0,127}": "[variable](#names)",
     "[A-Za-z0-9][A-Za-z0-9._+-]{0,63}": "str of letters, digits and `._+-`, at most 64",
     r"[^\x00]*": "str without NUL",
+    r"[^\x00]+": "str without NUL, not empty,",
+    r"(tcp:[1-9][0-9]{0,4}|unix:[^\x00]+)": "`tcp:PORT` or `unix:PATH`",
 }
 """What the page calls the strings of these patterns."""
 _PART = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)

@@ -24,6 +24,22 @@ from sessiond_protocol.fields import (
 )
 from sessiond_protocol.limits import MAX_INTEGER
 from sessiond_protocol.parts import CommandLimits, SessionLimits, Terminal
+from sessiond_protocol.tools import (
+    FileChecksum,
+    FileChmod,
+    FileList,
+    FileMkdir,
+    FileRead,
+    FileRemove,
+    FileRename,
+    FileSearch,
+    FileStat,
+    FileWatch,
+    FileWrite,
+    SessionExport,
+    SessionImport,
+    TunnelOpen,
+)
 
 
 class Hello(Message):
@@ -107,43 +123,6 @@ class SessionInfoRequest(Message):
     type: Literal["session.info"] = "session.info"
     id: RequestId
     session: Identifier
-
-
-class SessionExport(Message):
-    """Start a command that writes a directory of the workspace as a tar archive to its standard output.
-
-    It is a command like others: followed, resumed, looked up and signalled by its name. Its exit code: 0 all is in it,
-    5 the archive is good and lacks what standard error names, 1 the system refused it, 3 the path leads out of the
-    workspace.
-    """
-
-    type: Literal["session.export"] = "session.export"
-    id: RequestId
-    session: Identifier
-    command: Identifier
-    """Its name, chosen by the client."""
-    path: WorkspacePath = ""
-    """The directory, relative to the workspace; empty: all of it."""
-    window: Offset = 0
-    """Output bytes that may be sent to this connection before it acknowledges; 0 does not follow."""
-
-
-class SessionImport(Message):
-    """Start a command that reads a tar archive from its standard input into a directory of the workspace.
-
-    Its exit code: 0 all is there, 1 the system refused something, 3 a member leads out of the directory, 4 the archive
-    is malformed. Standard error says which member; those before it are there.
-    """
-
-    type: Literal["session.import"] = "session.import"
-    id: RequestId
-    session: Identifier
-    command: Identifier
-    """Its name, chosen by the client."""
-    path: WorkspacePath = ""
-    """The directory, relative to the workspace; made if it is missing."""
-    window: Offset = 0
-    """Output bytes that may be sent to this connection before it acknowledges; 0 does not follow."""
 
 
 class CommandStart(Message):
@@ -394,6 +373,18 @@ ClientMessage = Annotated[
     | SessionInfoRequest
     | SessionExport
     | SessionImport
+    | FileRead
+    | FileWrite
+    | FileStat
+    | FileList
+    | FileSearch
+    | FileChecksum
+    | FileMkdir
+    | FileRename
+    | FileRemove
+    | FileChmod
+    | FileWatch
+    | TunnelOpen
     | CommandStart
     | CommandFollow
     | CommandStdin

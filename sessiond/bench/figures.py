@@ -41,6 +41,9 @@ class Figures:
     python_ms: float
     docker_exec_ms: float | None
     docker_exec_over_exec: float | None
+    file_read_1k_ms: float
+    docker_cp_ms: float | None
+    docker_cp_over_file_read: float | None
     open_ms: float
     cold_ms: float
     cold_over_open: float
@@ -112,6 +115,13 @@ def rows(figures: Figures) -> Iterator[Row]:
             _ms(figures.docker_exec_ms),
             "the Docker SDK's exec_run in a container locked by Docker alone: "
             f"{figures.docker_exec_over_exec:.0f} times a command",
+        )
+    yield Row("read a file", _ms(figures.file_read_1k_ms), "1 KiB of the workspace, `session.files.read`")
+    if figures.docker_cp_ms is not None:
+        yield Row(
+            "docker cp",
+            _ms(figures.docker_cp_ms),
+            f"the same file by Docker's archive API: {figures.docker_cp_over_file_read:.0f} times",
         )
     yield Row("open, warm", _ms(figures.open_ms), "a session from the pool, its guest has answered")
     yield Row(

@@ -18,7 +18,7 @@ from sessiond.bench import memory
 from sessiond.bench.figures import Figures, Load, Machine
 from sessiond.bench.parts import Parts, measure_parts
 from sessiond.bench.terminal import local_echoes, session_echoes
-from sessiond.engine.docker_exec import DockerExec
+from sessiond.engine.docker_exec import DockerCopy, DockerExec
 from sessiond.private_daemon import Ground, PrivateDaemon, PrivateDaemonError
 
 GUEST = "/run/sessiond/guest"
@@ -33,6 +33,8 @@ PARTS = 5
 QUIET_SECONDS = 0.1
 """After the daemon has settled: dockerd still tidies up after a container that is gone."""
 MIB = 1024**2
+FILE = "bench-1k"
+FILE_CONTENT = bytes(range(256)) * 4
 
 PROFILES = {
     "warm": {"policy": {"allow": PROGRAMS}, "pool": {"min": 4, "max": 64}},
@@ -49,6 +51,8 @@ class Plan:
     commands: int
     pythons: int
     docker_execs: int
+    reads: int
+    docker_copies: int
     opens: int
     colds: int
     output_bytes: int
@@ -57,17 +61,17 @@ class Plan:
 
 
 FULL = Plan(
-    rounds=10, floors=100, commands=150, pythons=8, docker_execs=4, opens=3, colds=2, output_bytes=256 * MIB,
-    load_seconds=1.0, echoes=100,
+    rounds=10, floors=100, commands=150, pythons=8, docker_execs=4, reads=30, docker_copies=4, opens=3, colds=2,
+    output_bytes=256 * MIB, load_seconds=1.0, echoes=100,
 )  # fmt: skip
 QUICK = Plan(
-    rounds=2, floors=50, commands=50, pythons=2, docker_execs=2, opens=1, colds=1, output_bytes=32 * MIB,
-    load_seconds=0.3, echoes=50,
+    rounds=2, floors=50, commands=50, pythons=2, docker_execs=2, reads=20, docker_copies=2, opens=1, colds=1,
+    output_bytes=32 * MIB, load_seconds=0.3, echoes=50,
 )  # fmt: skip
 
 WARM_UP = Plan(
-    rounds=1, floors=20, commands=100, pythons=1, docker_execs=1, opens=0, colds=0, output_bytes=16 * MIB,
-    load_seconds=0.0, echoes=20,
+    rounds=1, floors=20, commands=100, pythons=1, docker_execs=1, reads=20, docker_copies=1, opens=0, colds=0,
+    output_bytes=16 * MIB, load_seconds=0.0, echoes=20,
 )  # fmt: skip
 
 
@@ -79,6 +83,8 @@ class Samples:
     command: list[float] = field(default_factory=list)
     python: list[float] = field(default_factory=list)
     docker_exec: list[float] = field(default_factory=list)
+    file_read: list[float] = field(default_factory=list)
+    docker_cp: list[float] = field(default_factory=list)
     open: list[float] = field(default_factory=list)
     cold: list[float] = field(default_factory=list)
     stdout: list[float] = field(default_factory=list)
@@ -98,11 +104,14 @@ async def measure(ground: Ground, plan: Plan, progress: Callable[[str], None]) -
             first = await client.open("warm")
             process = await memory.first_process(first)
             sandbox_mb = None if process is None else memory.sandbox_mb(process)
-            rival = None
+            await first.files.write(FILE, FILE_CONTENT)
+            rival, copier = None, None
             if ground.docker_host is not None:
                 rival = DockerExec(ground.docker_host, ground.image)
                 stack.callback(rival.close)
-            bench = Bench(daemon, client, [first], rival)
+                copier = DockerCopy(ground.docker_host, ground.image, FILE_CONTENT)
+                stack.callback(copier.close)
+            bench = Bench(daemon, client, [first], rival, copier)
             progress("warming up")
             await bench.round(WARM_UP, Samples())
             progress(f"opening {SESSIONS[-1]} sessions")
@@ -135,12 +144,18 @@ class Bench:
     """One run on one daemon. The first of the sessions is the one in which single commands are timed."""
 
     def __init__(
-        self, daemon: PrivateDaemon, client: Client, sessions: list[Session], rival: DockerExec | None
+        self,
+        daemon: PrivateDaemon,
+        client: Client,
+        sessions: list[Session],
+        rival: DockerExec | None,
+        copier: DockerCopy | None,
     ) -> None:
         self.sessions = sessions
         self._daemon = daemon
         self._client = client
         self._rival = rival
+        self._copier = copier
 
     async def round(self, plan: Plan, samples: Samples) -> None:
         """Each measurement in turn, each on a daemon that has nothing else to do."""
@@ -154,6 +169,10 @@ class Bench:
             samples.python.append(await timed(lambda: first.run(["python3", "-c", "pass"], check=True)))
         for _ in range(plan.docker_execs if self._rival is not None else 0):
             samples.docker_exec.append(self._docker_exec())
+        for _ in range(plan.reads):
+            samples.file_read.append(await timed(lambda: first.files.read(FILE)))
+        for _ in range(plan.docker_copies if self._copier is not None else 0):
+            samples.docker_cp.append(self._docker_cp())
         for _ in range(plan.opens):
             samples.open.append(await self._open("warm"))
         for _ in range(plan.colds):
@@ -176,6 +195,15 @@ class Bench:
         began = time.perf_counter()
         self._rival.run(["true"])
         return (time.perf_counter() - began) * 1000
+
+    def _docker_cp(self) -> float:
+        assert self._copier is not None  # noqa: S101 - the caller has looked
+        began = time.perf_counter()
+        content = self._copier.read()
+        took = (time.perf_counter() - began) * 1000
+        if content != FILE_CONTENT:
+            raise PrivateDaemonError("docker cp gave another file")
+        return took
 
     async def _stdout(self, count: int) -> float:
         """In a session of its own: what the daemon keeps of the output goes with it, and does not count as memory."""
@@ -252,6 +280,8 @@ def summary(
     floor, command = statistics.median(samples.floor), statistics.median(samples.command)
     opened, cold = statistics.median(samples.open), statistics.median(samples.cold)
     docker = statistics.median(samples.docker_exec) if samples.docker_exec else None
+    reading = statistics.median(samples.file_read)
+    copying = statistics.median(samples.docker_cp) if samples.docker_cp else None
     echo, local_echo = statistics.median(samples.echo), statistics.median(samples.local_echo)
     return Figures(
         floor_ms=round(floor, 4),
@@ -261,6 +291,9 @@ def summary(
         python_ms=round(statistics.median(samples.python), 3),
         docker_exec_ms=None if docker is None else round(docker, 2),
         docker_exec_over_exec=None if docker is None else round(docker / command, 2),
+        file_read_1k_ms=round(reading, 4),
+        docker_cp_ms=None if copying is None else round(copying, 2),
+        docker_cp_over_file_read=None if copying is None else round(copying / reading, 2),
         open_ms=round(opened, 3),
         cold_ms=round(cold, 2),
         cold_over_open=round(cold / opened, 2),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import io
+import tarfile
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,6 +51,35 @@ class DockerExec:
         done = self._container.exec_run(argv)
         if done.exit_code != 0:
             raise EngineError(f"docker exec of {argv} ended with {done.exit_code}: {done.output!r}")
+
+    def close(self) -> None:
+        """Remove the container."""
+        self._container.remove(force=True)
+        self._client.close()
+
+
+class DockerCopy:
+    """What `docker cp` does, by the same requests: one file out of a running container, as an archive."""
+
+    _PATH = "/file"
+
+    def __init__(self, url: str, image: str, content: bytes) -> None:
+        """Start a container with the file."""
+        self._client = docker.DockerClient(base_url=url)
+        self._container = self._client.containers.run(image, ["sleep", "infinity"], detach=True, network_mode="none")
+        archive = io.BytesIO()
+        with tarfile.open(fileobj=archive, mode="w") as tar:
+            info = tarfile.TarInfo(self._PATH.lstrip("/"))
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+        self._container.put_archive("/", archive.getvalue())
+
+    def read(self) -> bytes:
+        """The file. Blocks."""
+        pieces, _ = self._container.get_archive(self._PATH)
+        with tarfile.open(fileobj=io.BytesIO(b"".join(pieces))) as tar:
+            content = tar.extractfile(self._PATH.lstrip("/"))
+            return b"" if content is None else content.read()
 
     def close(self) -> None:
         """Remove the container."""

@@ -217,7 +217,11 @@ class SessionManager:
             session_bytes=rules.session_bytes,
             ring=rules.ring,
         )
-        return Session(row, request, rules, lambda session: Shelf(row.id, self._store, home, session), self._host)
+
+        def shelf(session: Session) -> Shelf:
+            return Shelf(row.id, self._store, home, session, rules.tools)
+
+        return Session(row, request, rules, shelf, self._host)
 
     # --- an earlier life --------------------------------------------------------------------------------------------
 

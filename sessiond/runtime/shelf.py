@@ -12,7 +12,7 @@ from sessiond.core.identity import same_body
 from sessiond.core.paging import page
 from sessiond.runtime.command import Command, End, Keeper
 from sessiond.runtime.reports import unpack_result
-from sessiond.runtime.workspace import recorded_command
+from sessiond.runtime.tools import ALL_TOOLS, Tool, recorded_command
 from sessiond.store.records import CommandRow
 from sessiond.store.spool import SpoolHome
 from sessiond.store.store import Store
@@ -28,13 +28,21 @@ RECALLED_COMMANDS = 8
 class Shelf:
     """All commands that a session ever had, by their ids."""
 
-    def __init__(self, session_id: str, store: Store, home: SpoolHome, keeper: Keeper) -> None:
+    def __init__(
+        self,
+        session_id: str,
+        store: Store,
+        home: SpoolHome,
+        keeper: Keeper,
+        tools: frozenset[Tool] = ALL_TOOLS,
+    ) -> None:
         self.home = home
         self.count = 0
         """Commands so far; the number of the last one."""
         self._session_id = session_id
         self._store = store
         self._keeper = keeper
+        self._tools = tools
         self._present: OrderedDict[str, Command] = OrderedDict()
         self._ended: OrderedDict[str, int] = OrderedDict()
         """Ended commands in memory, in the order of their ends, with the output that they hold there."""
@@ -133,7 +141,7 @@ class Shelf:
         return command
 
     def _command(self, row: CommandRow) -> Command:
-        request, granted = recorded_command(row.request)
+        request, granted = recorded_command(row.request, self._tools)
         end = None
         if row.ended is not None:
             exit, failure = unpack_result(row.result)

@@ -12,6 +12,7 @@ from sessiond.engine.port import Engine, Limits
 from sessiond.policy.decide import Policy
 from sessiond.policy.kernel import KernelRules
 from sessiond.runtime.pool import Pool
+from sessiond.runtime.tools import ALL_TOOLS, Tool
 from sessiond.store.records import SessionRow
 
 
@@ -37,6 +38,8 @@ class SessionRules:
     """Whether a session whose sandbox died gets another one."""
     kernel: KernelRules | None = None
     """What the kernel enforces below the policy."""
+    tools: frozenset[Tool] = ALL_TOOLS
+    """What of the daemon's own clients may use."""
 
 
 @dataclass(frozen=True, slots=True)

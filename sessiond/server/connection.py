@@ -46,13 +46,12 @@ from sessiond_protocol.messages import (
     SessionAttach,
     SessionClose,
     SessionDetach,
-    SessionExport,
-    SessionImport,
     SessionInfoRequest,
     SessionList,
     SessionOpen,
     SessionReply,
     SessionsReply,
+    ToolStart,
     Welcome,
 )
 
@@ -62,7 +61,7 @@ from sessiond.runtime.command import Command
 from sessiond.runtime.follower import Follower
 from sessiond.runtime.manager import SessionManager
 from sessiond.runtime.session import Session
-from sessiond.runtime.workspace import as_command
+from sessiond.runtime.tools import as_command
 from sessiond.server.approver import ApproverDesk, ApproverMessage
 from sessiond.version import VERSION
 
@@ -113,8 +112,7 @@ class ClientConnection:
             SessionClose: self._session_close,
             SessionList: self._session_list,
             SessionInfoRequest: self._session_info,
-            SessionExport: self._carry_workspace,
-            SessionImport: self._carry_workspace,
+            **dict.fromkeys(ToolStart.__subclasses__(), self._tool_start),
             CommandStart: self._command_start,
             CommandFollow: self._command_follow,
             CommandStdin: self._command_stdin,
@@ -286,8 +284,8 @@ class ClientConnection:
     def _session_info(self, message: SessionInfoRequest) -> None:
         self.send(SessionReply(re=message.id, session=self._manager.info(message.session)))
 
-    def _carry_workspace(self, message: SessionExport | SessionImport) -> None:
-        command, verdict = as_command(message)
+    def _tool_start(self, message: ToolStart) -> None:
+        command, verdict = as_command(message, self._manager.get(message.session).rules.tools)
         self._command_start(command, verdict)
 
     def _command_start(self, message: CommandStart, verdict: Verdict | None = None) -> None:

@@ -30,6 +30,7 @@ from sessiond.runtime.pool import Pool
 from sessiond.runtime.recovery import Found, erase, recover
 from sessiond.runtime.sandbox import Sandbox
 from sessiond.runtime.terms import OpenProfile, SessionRules
+from sessiond.runtime.tools import ALL_TOOLS
 from sessiond.runtime.volume import Volume
 from sessiond.server.app import make_app
 from sessiond.server.approver import ApproverDesk, approver_token
@@ -194,6 +195,7 @@ class Daemon:
             try_sh=profile.shell == "auto",
             replace=profile.on_loss == "replace",
             kernel=KernelRules.from_settings(profile.kernel, policy),
+            tools=frozenset(tool for tool in ALL_TOOLS if getattr(profile, tool)),
         )
         wanted = profile.pool
         pool = Pool(

@@ -42,6 +42,8 @@ def samples(**others: Any) -> Samples:
         "command": [1.0, 1.0, 5.0],
         "python": [10.0],
         "docker_exec": [50.0],
+        "file_read": [1.25],
+        "docker_cp": [25.0],
         "open": [2.0],
         "cold": [200.0],
         "stdout": [400.0],
@@ -59,6 +61,7 @@ def figures(**others: Any) -> Figures:
 
 def test_ratios_are_those_of_medians() -> None:
     found = figures()
+    assert (found.file_read_1k_ms, found.docker_cp_ms, found.docker_cp_over_file_read) == (1.25, 25.0, 20.0)
     assert (found.exec_over_floor, found.docker_exec_over_exec, found.cold_over_open) == (2.0, 50.0, 100.0)
     assert found.pty_echo_over_local == 15.0
 

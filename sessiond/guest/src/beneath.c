@@ -16,7 +16,9 @@ enum { DIRECTORY = O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC };
 struct how {
     uint64_t flags, mode, resolve;
 };
-enum { NO_SYMLINKS = 0x04, BENEATH = 0x08 };
+enum { NO_MAGICLINKS = 0x02, NO_SYMLINKS = 0x04, BENEATH = 0x08 };
+
+enum { RACES = 1000 }; /* tries while somebody renames what is being walked */
 
 /* A step at a time: each is taken from an open directory, so it cannot be led elsewhere afterwards. */
 static int walk(int root, const char *path, bool create) {
@@ -49,6 +51,41 @@ int open_beneath(int root, const char *path, bool create) {
     /* Missing directories are made by the walk; it also serves kernels before 5.6, gVisor, and paths beyond PATH_MAX. */
     if (fd < 0 && (errno == ENOSYS || errno == EPERM || errno == ENAMETOOLONG || errno == EAGAIN || (errno == ENOENT && create)))
         fd = walk(root, path, create);
+    return fd;
+}
+
+/* Where the kernel cannot say that a link stays beneath, none is followed. */
+static int open_without_links(int root, const char *path, int flags, mode_t mode) {
+    char parent[PATH_MAX];
+    const char *slash = strrchr(path, '/');
+    size_t length = slash == NULL ? 0 : (size_t)(slash - path);
+    if (length >= sizeof parent) {
+        errno = ENAMETOOLONG;
+        return -1;
+    }
+    memcpy(parent, path, length);
+    parent[length] = '\0';
+    int directory = open_beneath(root, parent, false);
+    if (directory < 0)
+        return -1;
+    const char *leaf = slash == NULL ? path : slash + 1;
+    int fd = openat(directory, *leaf == '\0' ? "." : leaf, flags | O_NOFOLLOW | O_CLOEXEC, mode);
+    int error = errno;
+    close(directory);
+    errno = error;
+    return fd;
+}
+
+int open_inside(int root, const char *path, int flags, mode_t mode) {
+    struct how how = {.flags = (uint64_t)(flags | O_CLOEXEC), .mode = mode, .resolve = NO_MAGICLINKS | BENEATH};
+    int fd = -1;
+    for (int i = 0; i < RACES; i++) {
+        fd = (int)syscall(SYS_openat2, root, *path == '\0' ? "." : path, &how, sizeof how);
+        if (fd >= 0 || errno != EAGAIN)
+            break;
+    }
+    if (fd < 0 && (errno == ENOSYS || errno == EPERM))
+        fd = open_without_links(root, path, flags, mode);
     return fd;
 }
 

@@ -36,7 +36,7 @@ fuzz() {
     mkdir "$work/$1"
     "$clang" -std=c11 -D_GNU_SOURCE -g -O1 -Wall -Wextra -Werror -fsanitize=fuzzer,address,undefined \
         -fno-sanitize-recover=all -I "$source" -o "$work/fuzz_$1" "$here/fuzz_$1.c" "$source/$1.c"
-    "$work/fuzz_$1" -max_total_time=$((seconds / 2 + 1)) -max_len=8192 -use_value_profile=1 -print_final_stats=1 \
+    "$work/fuzz_$1" -max_total_time=$((seconds / 3 + 1)) -max_len=8192 -use_value_profile=1 -print_final_stats=1 \
         -artifact_prefix="$here/" "$work/$1" "$here/seeds/$1" 2>"$work/log" || {
         cat "$work/log" >&2
         exit 1
@@ -46,3 +46,4 @@ fuzz() {
 
 fuzz frame
 fuzz tar
+fuzz glob

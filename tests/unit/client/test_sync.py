@@ -21,6 +21,8 @@ from sessiond_client import (
     Output,
     UsageError,
     sync,
+    sync_files,
+    sync_streams,
 )
 from sessiond_client.events import SessionEvents
 
@@ -32,6 +34,9 @@ PAIRS = [
     (sessiond_client.Session, sync.Session),
     (sessiond_client.Command, sync.Command),
     (SessionEvents, sync.SessionEvents),
+    (sessiond_client.Files, sync_files.Files),
+    (sessiond_client.Watch, sync_files.Watch),
+    (sessiond_client.ByteStream, sync_streams.ByteStream),
 ]
 DIFFERENT = {
     "__aenter__": "__enter__",
@@ -39,7 +44,7 @@ DIFFERENT = {
     "__aiter__": "__iter__",
     "__anext__": "__next__",
 }
-ASYNC_ONLY = {"connection", "ready", "on_session", "on_error", "on_lost"}
+ASYNC_ONLY = {"connection", "ready", "on_session", "on_error", "on_lost", "connected"}
 """What the parts of the client use among each other."""
 
 

@@ -6,7 +6,7 @@ import pytest
 from sessiond_protocol.messages import SessionExport, SessionImport
 
 from sessiond.core.identity import same_body
-from sessiond.runtime.workspace import as_command
+from sessiond.runtime.tools import as_command
 
 
 @pytest.mark.parametrize(
