@@ -230,7 +230,7 @@ class BubblewrapEngine(Engine):
                 with contextlib.suppress(ProcessLookupError):
                     signal.pidfd_send_signal(known.pidfd, signal.SIGKILL)
                 await self._dead(known)
-            elif not known.died.done():
+            else:
                 jail.end_unfinished(known.place)
             if known.group is not None:
                 await known.group.remove()
