@@ -90,6 +90,8 @@ class WebSocketConnection(asyncio.Protocol):
         self._pings = 0
         self._keepalive: asyncio.TimerHandle | None = None
         self._flushing = False
+        self._queued = 0
+        """Bytes of messages since the last flush."""
         self._ending = False
         self._deaf = False
         """Whether we have ended it: what comes now does not count. What came before the client's own goodbye does."""
@@ -104,6 +106,9 @@ class WebSocketConnection(asyncio.Protocol):
         if self._protocol.state is not State.OPEN:
             return
         self._protocol.send_binary(frame)
+        self._queued += len(frame)
+        if self._queued > MOST_UNSENT_BYTES:  # all of it from one read: it must not wait until that is dealt with
+            self.flush()
         if not self._flushing:
             self._flushing = True
             self._outbox.add(self)
@@ -234,6 +239,7 @@ class WebSocketConnection(asyncio.Protocol):
     def flush(self) -> None:
         """Write what is queued."""
         self._flushing = False
+        self._queued = 0
         transport = self._transport
         if transport is None or transport.is_closing():
             return
@@ -247,6 +253,7 @@ class WebSocketConnection(asyncio.Protocol):
             transport.close()
         if transport.get_write_buffer_size() > MOST_UNSENT_BYTES:
             log.warning("client does not read", door=self._door.name)
+            self._deaf = True
             self._protocol.fail(CloseCode.TRY_AGAIN_LATER, "too much waits unread")
             transport.abort()
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
+from pathlib import Path
 
 import pytest
 from sessiond_client import Client, ConflictError, FencedError, GoneError, NotFoundError, Output, SessionLimits, connect
@@ -269,24 +271,32 @@ async def test_readers_may_be_many(client: Client, daemon: DaemonProcess) -> Non
     assert (await session.run(["true"])).ok
 
 
-async def test_client_that_never_reads(client: Client, daemon: DaemonProcess) -> None:
+@pytest.mark.parametrize("at_once", [False, True], ids=["one by one", "in one write"])
+async def test_client_that_never_reads(client: Client, daemon: DaemonProcess, at_once: bool) -> None:
     """Row 47: what waits for it is bounded, it is disconnected, and its command goes on."""
     session = await client.open("open")
     for number in range(16):
         await session.run(["true", "x" * 48_000], command_id=f"long{number}")
     before = daemon.memory()
+    Path(f"/proc/{daemon.pid}/clear_refs").write_text("5")  # the peak begins anew
     async with await Wire.greeted(daemon) as wire:
         await wire.ask(Started, CommandStart, **start(session.id, "goes-on", "cat", stdin=True, window=1000))
         request = encode(CommandList(id=5, session=session.id))
         with pytest.raises((ConnectionError, AssertionError)):
-            for _ in range(200):  # each is answered by 768 KiB
-                await wire.send_frame(request)
+            for _ in range(199):  # each is answered by 768 KiB
+                if at_once:
+                    wire.protocol.send_binary(request)
+                else:
+                    await wire.send_frame(request)
+            await wire.send_frame(request)
             await eventually("the daemon hangs up", lambda: b"client does not read" in daemon.log.encode())
             while await wire.next() is not None:
                 pass
             raise ConnectionError
         assert "client does not read" in daemon.log
-        assert daemon.memory() - before < 48 << 20
+        status = Path(f"/proc/{daemon.pid}/status").read_text()
+        peak = int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024  # type: ignore[index]
+        assert peak - before < 128 << 20
     follower = await session.command("goes-on", stdin_offset=0)
     await follower.write(b"alive")
     piece = await follower.next()
