@@ -163,7 +163,8 @@ def end_unfinished(place: SandboxDirectory) -> None:
         try:
             words = (entry / "cmdline").read_bytes().split(b"\0")
             if words[0].endswith(b"bwrap") and mount in words:
-                signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+                for process in tree(int(entry.name)):  # its child may be the guest already, which says nothing of us
+                    _signal(process, signal.SIGKILL)
         except (FileNotFoundError, ProcessLookupError, PermissionError):
             # Dead, or somebody else's.
             pass
