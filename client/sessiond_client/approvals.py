@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 from typing import TYPE_CHECKING, Any, Literal
 
 from sessiond_protocol import messages
 from sessiond_protocol.messages import ApprovalInfo
 
-from sessiond_client.errors import SessiondError, UsageError
+from sessiond_client.doorbell import Doorbell
+from sessiond_client.errors import SessiondError
 
 if TYPE_CHECKING:
     from sessiond_client.client import Client
@@ -86,7 +86,7 @@ class ApprovalEvents:
         self._events: deque[ApprovalInfo] = deque(maxlen=_MAX_EVENTS)
         self._error: SessiondError | None = None
         self._begun = False
-        self._reader: asyncio.Future[None] | None = None
+        self._bell = Doorbell()
 
     def __aiter__(self) -> ApprovalEvents:
         """Itself."""
@@ -106,25 +106,15 @@ class ApprovalEvents:
         while not self._events:
             if self._error is not None:
                 raise self._error
-            if self._reader is not None:
-                raise UsageError("these events are being read already")
-            self._reader = asyncio.get_running_loop().create_future()
-            try:
-                await self._reader
-            finally:
-                self._reader = None
+            await self._bell.wait("these events are")
         return self._events.popleft()
 
     def on_approval(self, approval: ApprovalInfo) -> None:
         """Take an event from the connection."""
         self._events.append(approval)
-        self._wake()
+        self._bell.ring()
 
     def on_lost(self, reason: SessiondError) -> None:
         """Take note that the connection is gone for good."""
         self._error = reason
-        self._wake()
-
-    def _wake(self) -> None:
-        if self._reader is not None and not self._reader.done():
-            self._reader.set_result(None)
+        self._bell.ring()

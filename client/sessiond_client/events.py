@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 from typing import TYPE_CHECKING
 
 from sessiond_protocol.messages import SessionEvent
 
-from sessiond_client.errors import RemoteError, SessiondError, UsageError
+from sessiond_client.doorbell import Doorbell
+from sessiond_client.errors import RemoteError, SessiondError
 
 if TYPE_CHECKING:
     from sessiond_client.session import Session
@@ -28,7 +28,7 @@ class SessionEvents:
         self._events: deque[SessionEvent] = deque(maxlen=_MAX_EVENTS)
         self._error: SessiondError | None = self._link.lost
         self._over = False
-        self._reader: asyncio.Future[None] | None = None
+        self._bell = Doorbell()
         self._link.listen(session.id, self)
 
     def __aiter__(self) -> SessionEvents:
@@ -51,31 +51,21 @@ class SessionEvents:
                 return None
             if self._error is not None:
                 raise self._error
-            if self._reader is not None:
-                raise UsageError("these events are being read already")
-            self._reader = asyncio.get_running_loop().create_future()
-            try:
-                await self._reader
-            finally:
-                self._reader = None
+            await self._bell.wait("these events are")
         return self._events.popleft()
 
     def on_session(self, event: SessionEvent) -> None:
         """Take an event from the connection."""
         self._events.append(event)
         self._over = event.session.state == "closed"
-        self._wake()
+        self._bell.ring()
 
     def on_error(self, error: RemoteError) -> None:
         """Take an error about the session from the connection, such as that another writer took it over."""
         self._error = error
-        self._wake()
+        self._bell.ring()
 
     def on_lost(self, reason: SessiondError) -> None:
         """Take note that the connection is gone for good."""
         self._error = reason
-        self._wake()
-
-    def _wake(self) -> None:
-        if self._reader is not None and not self._reader.done():
-            self._reader.set_result(None)
+        self._bell.ring()

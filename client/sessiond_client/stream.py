@@ -12,6 +12,7 @@ from sessiond_protocol import messages
 from sessiond_protocol.messages import CommandState
 
 from sessiond_client.buffer import OutputBuffer
+from sessiond_client.doorbell import Doorbell
 from sessiond_client.errors import (
     CommandDeniedError,
     CommandError,
@@ -69,7 +70,7 @@ class CommandStream:
         self._acknowledged = offset
         self._limit = offset + window
         """Offset up to which output was granted."""
-        self._reader: asyncio.Future[None] | None = None
+        self._bell = Doorbell()
         self._over = False
         self._over_error: SessiondError | None = None
 
@@ -205,7 +206,7 @@ class CommandStream:
         self.started.set(None)
         if self._mode == "read":
             self.buffer.append(event.stream, data)
-            self._wake()
+            self._bell.ring()
         elif self._mode == "collect" and len(self.buffer) + len(data) > self.keep:
             self.buffer.append(event.stream, data[: self.keep - len(self.buffer)])
             self._mode = "discard"
@@ -228,7 +229,7 @@ class CommandStream:
         else:
             self.buffer.skip(event.end)
         if self._mode == "read":
-            self._wake()
+            self._bell.ring()
         else:
             self._acknowledge(event.end)
 
@@ -251,7 +252,7 @@ class CommandStream:
         self.collected.set(None)
         if self.stdin is not None:
             self.stdin.break_off(error or StdinClosedError(f"command {self.key[1]} has ended"))
-        self._wake()
+        self._bell.ring()
 
     def _violation(self, what: str) -> ProtocolViolationError:
         return ProtocolViolationError(f"the daemon sent for command {self.key[1]}: {what}")
@@ -269,13 +270,7 @@ class CommandStream:
                 if self._over_error is not None:
                     raise self._over_error
                 return None
-            if self._reader is not None:
-                raise UsageError(f"the output of command {self.key[1]} is being read already")
-            self._reader = asyncio.get_running_loop().create_future()
-            try:
-                await self._reader
-            finally:
-                self._reader = None
+            await self._bell.wait(f"the output of command {self.key[1]} is")
         self._acknowledge(self.buffer.consumed)
         return piece
 
@@ -309,10 +304,6 @@ class CommandStream:
             self._limit = max(self._limit, consumed + self._window)
             session, command = self.key
             self.link.send(messages.Ack(session=session, command=command, offset=consumed, window=self._window))
-
-    def _wake(self) -> None:
-        if self._reader is not None and not self._reader.done():
-            self._reader.set_result(None)
 
 
 def failure(cause: messages.Failure) -> CommandError:
