@@ -115,8 +115,7 @@ def start_jail(
                 raise EngineError(_words(monitor, pipes.error))
         except BaseException:
             # The jail does not end with its monitor, and a closed block pipe lets it run.
-            for process in tree(monitor.pid):
-                _signal(process, signal.SIGKILL)
+            _kill_tree(monitor.pid)
             monitor.wait()
             raise
         return Started(monitor, pid, os.dup(pidfd))
@@ -157,19 +156,11 @@ def end_unfinished(place: SandboxDirectory) -> None:
         if not entry.name.isdigit():
             continue
         try:
-            descriptor = os.pidfd_open(int(entry.name))
-        except ProcessLookupError:
-            continue
-        try:
             words = (entry / "cmdline").read_bytes().split(b"\0")
-            if words[0].endswith(b"bwrap") and mount in words:
-                for process in tree(int(entry.name)):  # its child may be the guest already, which says nothing of us
-                    _signal(process, signal.SIGKILL)
         except (FileNotFoundError, ProcessLookupError, PermissionError):
-            # Dead, or somebody else's.
-            pass
-        finally:
-            os.close(descriptor)
+            continue  # dead, or somebody else's
+        if words[0].endswith(b"bwrap") and mount in words:
+            _kill_tree(int(entry.name))  # its child may be the guest already, which says nothing of us
 
 
 def exit_code(place: SandboxDirectory) -> int | None:
@@ -206,6 +197,11 @@ def tree(pid: int) -> list[int]:
             for task in Path(f"/proc/{parent}/task").iterdir():
                 found += [int(child) for child in (task / "children").read_text().split()]
     return found
+
+
+def _kill_tree(pid: int) -> None:
+    for process in tree(pid):
+        _signal(process, signal.SIGKILL)
 
 
 def stop(pid: int) -> None:
