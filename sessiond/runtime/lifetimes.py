@@ -56,10 +56,6 @@ class Lifetimes:
         if session.id not in self._moving:
             self._move(session)
 
-    def forget(self, session: Session) -> None:
-        """It has ended."""
-        self._moving.pop(session.id, None)
-
     async def _sweep(self) -> None:
         loop = asyncio.get_running_loop()
         while True:

@@ -323,7 +323,6 @@ class SessionManager:
     def _session_ended(self, session: Session) -> None:
         self._sessions.pop(session.id, None)
         self.remember(session.row)
-        self._lifetimes.forget(session)
         self.approvals.forget(session.id)
         pool = self.profiles[session.rules.profile].pool
         if session.sandbox is not None:

@@ -21,7 +21,6 @@ from sessiond_protocol import guest as wire
 from sessiond_protocol.codec import encode
 from sessiond_protocol.errors import LocalProtocolError
 from sessiond_protocol.messages import (
-    CommandInfo,
     CommandStart,
     Failure,
     SessionEvent,
@@ -384,7 +383,7 @@ class Session:
             return self._start_slowly(request, body, sink, who, asked, verdict)
         recorded = self._put_decision(request, who, asked, verdict)
         number = self.shelf.count + 1
-        frame = launch_frame(HANDLES * number, request, verdict.argv, self._env, self._limits)
+        frame = self._frame(number, request, verdict.argv)
         durable = self._host.ledger.start(self.id, request.command, number, self._row.generation, body)
         slot = None
         if verdict.outcome == "allow" and durable is None and self.sandbox is not None:
@@ -410,10 +409,6 @@ class Session:
             self._host.approvals.withdraw(command.approval)
         else:
             command.signal(number, tree=tree)
-
-    def list(self, after: str | None, limit: int) -> tuple[list[CommandInfo], bool]:
-        """Up to `limit` commands after the named one, oldest first, and whether there are more."""
-        return self.shelf.page(after, limit)
 
     def _answer_again(self, command: Command, request: CommandStart, sink: Sink) -> None:
         if command.failure is not None and (command.state != "lost" or request.answer == "exited"):
@@ -491,7 +486,7 @@ class Session:
                 question = self._question(request, asked, verdict, who)
                 verdict = self._host.approvals.consent(self.id, question.digest, verdict)
             recorded = self._put_decision(request, who, asked, verdict)
-            frame = launch_frame(HANDLES * command.number, request, verdict.argv, self._env, self._limits)
+            frame = self._frame(command.number, request, verdict.argv)
             if question is not None and verdict.outcome == "ask":
                 self._host.approvals.ask(question, lambda row: self._answered(command, verdict.argv, row))
             durable = self._host.ledger.start(self.id, command.id, command.number, self._row.generation, command.body)
@@ -557,7 +552,7 @@ class Session:
             return
         command.release()
         self.touch()
-        frame = launch_frame(HANDLES * command.number, command.request, argv, self._env, self._limits)
+        frame = self._frame(command.number, command.request, argv)
         self._admit_when(self._host.ledger.durable(), command, frame)
 
     def _put_decision(self, request: CommandStart, who: str, asked: CommandRequest, verdict: Verdict) -> Recorded:
@@ -597,9 +592,13 @@ class Session:
                 command.deny(Failure(code="denied", message=why, hint="send it again", rule=question.rule))
                 return
         if allowed:
-            frame = launch_frame(HANDLES * command.number, command.request, verdict.argv, self._env, self._limits)
+            frame = self._frame(command.number, command.request, verdict.argv)
             self._offer_sh(command, frame)
         self._await(command, frame)
+
+    def _frame(self, number: int, request: CommandStart, argv: tuple[str, ...]) -> wire.Start:
+        """What the guest is sent to begin the session's command `number`. Raises RequestError."""
+        return launch_frame(HANDLES * number, request, argv, self._env, self._limits)
 
     def _await(self, command: Command, frame: wire.Start | None) -> None:
         if self.sandbox is None:

@@ -114,10 +114,6 @@ class SpoolHome:
                 self.used += kept
                 self.ended(number, kept)
 
-    def erase(self) -> None:
-        """Remove everything. What is gone already does not matter."""
-        shutil.rmtree(self.directory, ignore_errors=True)
-
 
 class Spool:
     """Output of one command from `start` to `end`."""
